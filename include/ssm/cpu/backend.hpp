@@ -1,0 +1,13 @@
+#pragma once
+
+#include "ssm/core/parallel.hpp"
+
+SSM_NAMESPACE_BEGIN
+
+// The production CPU backend: SIMD at the width the compiler was told to use, no allocation, and
+// threads only through `parallel`. Results are the same bits for any number of threads.
+struct Cpu {
+  Parallel parallel = {};
+};
+
+SSM_NAMESPACE_END
