@@ -42,8 +42,10 @@ Status check_shapes(const RmsNormArgs<T>& a) noexcept {
       .require(a.x.present() || a.residual.present(), ErrorCode::invalid_argument, "x",
                "must be present when residual is absent")
       .optional_shape("weight", a.weight, {features})
-      .optional_shape("z", a.z, {batch, length, features})
-      .at_least("eps", static_cast<double>(a.eps), 0.0);
+      .optional_shape("z", a.z, {batch, length, features});
+  if constexpr (std::is_arithmetic<accum_t<T>>::value) {
+    check.at_least("eps", static_cast<double>(a.eps), 0.0);
+  }
   return check.status();
 }
 
