@@ -19,6 +19,7 @@ struct Sequences {
   View<const index_t, 1> lengths;
   View<const index_t, 1> starts;
 
+  bool present() const noexcept { return lengths.present() || starts.present(); }
   bool packed() const noexcept { return starts.present(); }
   index_t count(index_t batch) const noexcept { return packed() ? starts.extent(0) - 1 : batch; }
 

@@ -1,0 +1,302 @@
+#pragma once
+
+#include <algorithm>
+
+#include "ssm/block/mamba_config.hpp"
+#include "ssm/block/mamba_parameters.hpp"
+#include "ssm/block/mamba_state.hpp"
+#include "ssm/fwd.hpp"
+#include "ssm/ops/causal_conv1d.hpp"
+#include "ssm/ops/execution.hpp"
+#include "ssm/ops/linear.hpp"
+#include "ssm/ops/rms_norm.hpp"
+#include "ssm/ops/selective_scan.hpp"
+#include "ssm/ops/state_matrix.hpp"
+
+SSM_NAMESPACE_BEGIN
+
+// The Mamba-1 block (Gu and Dao 2023, figure 3), for activations and weights stored as T:
+//
+//   [x, z]     = W_in u                              (bias optional)
+//   x          = silu(conv1d(x))                     causal, depthwise
+//   [dt, B, C] = W_x x                               (each RMS-normalised in Falcon-Mamba)
+//   dt         = W_dt dt
+//   y          = selective_scan(x, dt + b_dt, A, B, C, D, z)
+//   out        = W_out y                             (bias optional)
+//
+// A block holds views, never memory: the weights and the prepared constants (A = -exp(A_log), and
+// weights in the backend's own layout) stay the caller's. It is cheap to copy, and const calls on
+// one block from several threads are safe when state and workspace differ.
+//
+// Prefill, chunked prefill and decoding are the same function: state goes in and comes out, and any
+// split of a sequence gives the result of the whole.
+template <class T, class Backend>
+class MambaBlock {
+ public:
+  using State = MambaState<T>;
+
+  static Status validate(const MambaConfig& config, const MambaWeights<T>& weights) noexcept {
+    const Status status = ssm::validate(config);
+    return status ? check_shapes<T>(config, weights) : status;
+  }
+
+  // Bytes that prepare() takes from its arena.
+  static std::size_t prepared_bytes(const Backend& backend, const MambaConfig& config,
+                                    WeightFormat format = WeightFormat::native) noexcept {
+    Arena counter;
+    MambaBlock block;
+    block.config_ = config;
+    block.weights_ = shapes_only(config);
+    block.carve_prepared(backend, format, counter);
+    return counter.bytes_needed();
+  }
+
+  // Checks the weights and computes what every later call reuses, into `arena`, which must outlive
+  // the block, as must `weights`. `format` is the storage of the four projections where the backend
+  // packs them; a backend that does not pack ignores it. On error the block is unchanged.
+  Status prepare(const Backend& backend, const MambaConfig& config, const MambaWeights<T>& weights,
+                 Arena arena, WeightFormat format = WeightFormat::native) {
+    Status status = validate(config, weights);
+    if (!status) return status;
+    MambaBlock prepared;
+    prepared.config_ = config;
+    prepared.weights_ = weights;
+    prepared.carve_prepared(backend, format, arena);
+    status = arena.status("MambaBlock::prepare");
+    if (!status) return status;
+    status = state_matrix(backend, StateMatrixArgs<accum_t<T>>{weights.A_log, prepared.A_});
+    if (status) *this = prepared;
+    return status;
+  }
+
+  const MambaConfig& config() const noexcept { return config_; }
+  const MambaWeights<T>& weights() const noexcept { return weights_; }
+
+  // Bytes of workspace for forward on `batch` rows of `length` tokens, and for anything smaller;
+  // step needs workspace_bytes(backend, batch, 1).
+  static std::size_t workspace_bytes(const Backend& backend, const MambaConfig& config,
+                                     index_t batch, index_t length) noexcept {
+    Arena counter;
+    Workspace::carve(config, batch, length, time_chunk(backend, length), counter);
+    return counter.bytes_needed();
+  }
+  std::size_t workspace_bytes(const Backend& backend, index_t batch,
+                              index_t length) const noexcept {
+    return workspace_bytes(backend, config_, batch, length);
+  }
+
+  // x, y (batch, length, d_model), any strides; y may be x. The state (one row per sequence) is
+  // read from `before` (absent: zeros) and written to `after` (absent: dropped), which may be the
+  // same memory. Nothing is written on error. Padding (sequences.lengths) is neither read nor
+  // written where the host can see the lengths; on a device it does not enter the state and its
+  // outputs are unspecified.
+  Status forward(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
+                 const State& before, const State& after, Arena workspace,
+                 const Sequences& sequences = {}) const {
+    const Status status = check_forward(backend, x, y, before, after, workspace, sequences);
+    if (!status) return status;
+    if constexpr (reads_on_host<Backend>) {
+      const bool whole = sequences.packed() && x.extent(1) <= time_chunk(backend, x.extent(1));
+      if (sequences.present() && !whole) {
+        return forward_one_by_one(backend, x, y, before, after, workspace, sequences);
+      }
+    }
+    return forward_together(backend, x, y, before, after, workspace, sequences);
+  }
+
+  // The same with the state updated in place.
+  Status forward(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
+                 const State& state, Arena workspace, const Sequences& sequences = {}) const {
+    return forward(backend, x, y, state, state, workspace, sequences);
+  }
+
+  // One token per row: x, y (batch, d_model). The same as forward with length 1.
+  Status step(const Backend& backend, const View<const T, 2>& x, const View<T, 2>& y,
+              const State& state, Arena workspace) const {
+    const auto one_token = [](const auto& v) {
+      using Element = typename std::decay_t<decltype(v)>::element_type;
+      return View<Element, 3>(v.data(), {v.extent(0), 1, v.extent(1)},
+                              {v.stride(0), 0, v.stride(1)});
+    };
+    return forward(backend, one_token(x), one_token(y), state, workspace);
+  }
+
+ private:
+  // What forward needs besides its arguments: the activations between the operations for one chunk
+  // of every batch row, and the state carried between chunks when the caller keeps none.
+  struct Workspace {
+    View<T, 3> xz;     // (batch, chunk, 2 d_inner)
+    View<T, 3> x;      // (batch, chunk, d_inner): after the convolution, then the scan's output
+    View<T, 3> dt_BC;  // (batch, chunk, dt_rank + 2 d_state)
+    View<T, 3> dt;     // (batch, chunk, d_inner)
+    State carried;
+
+    static Workspace carve(const MambaConfig& c, index_t batch, index_t length, index_t chunk,
+                           Arena& arena) noexcept {
+      const index_t tokens = std::min(length, chunk);
+      Workspace w;
+      w.xz = arena.view<T, 3>({batch, tokens, 2 * c.d_inner});
+      w.x = arena.view<T, 3>({batch, tokens, c.d_inner});
+      w.dt_BC = arena.view<T, 3>({batch, tokens, c.dt_rank + 2 * c.d_state});
+      w.dt = arena.view<T, 3>({batch, tokens, c.d_inner});
+      if (length > chunk) w.carried = State::carve(c, batch, arena);
+      return w;
+    }
+
+    Workspace first_tokens(index_t count) const noexcept {
+      return {xz.slice(1, 0, count), x.slice(1, 0, count), dt_BC.slice(1, 0, count),
+              dt.slice(1, 0, count), carried};
+    }
+  };
+
+  // The weights' shapes without their data: enough to size what prepare() carves.
+  static MambaWeights<T> shapes_only(const MambaConfig& config) noexcept {
+    Arena counter;
+    return MambaParameters<T>::carve(config, counter);
+  }
+
+  void carve_prepared(const Backend& backend, WeightFormat format, Arena& arena) {
+    A_ = arena.view<accum_t<T>, 2>({config_.d_state, config_.d_inner}).transpose(0, 1);
+    in_proj_ = pack_linear(backend, weights_.in_proj_weight, format, arena);
+    x_proj_ = pack_linear(backend, weights_.x_proj_weight, format, arena);
+    dt_proj_ = pack_linear(backend, weights_.dt_proj_weight, format, arena);
+    out_proj_ = pack_linear(backend, weights_.out_proj_weight, format, arena);
+  }
+
+  Status check_forward(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
+                       const State& before, const State& after, Arena workspace,
+                       const Sequences& sequences) const {
+    const char* const op = "MambaBlock::forward";
+    const index_t batch = x.extent(0);
+    const index_t length = x.extent(1);
+    Check check(op);
+    check.require(A_.present(), ErrorCode::invalid_argument, "block", "is not prepared")
+        .shape("x", x, {batch, length, config_.d_model})
+        .shape("y", y, {batch, length, config_.d_model})
+        .also(check_shapes(sequences, op, batch));
+    const index_t rows = sequences.count(batch);
+    if (before.present()) check.also(check_shapes<T>(config_, before, rows));
+    if (after.present()) check.also(check_shapes<T>(config_, after, rows));
+    if (check.passed()) {
+      Workspace::carve(config_, batch, length, time_chunk(backend, length), workspace);
+      check.also(workspace.status(op));
+    }
+    if constexpr (reads_on_host<Backend>) {
+      if (check.passed()) check.also(check_values(sequences, op, batch, length));
+    }
+    return check.status();
+  }
+
+  // Every sequence on its own, so that padding is never touched.
+  Status forward_one_by_one(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
+                            const State& before, const State& after, Arena workspace,
+                            const Sequences& sequences) const {
+    const auto row = [](const State& state, index_t i) {
+      return state.present() ? state.rows(i, 1) : State{};
+    };
+    Status status;
+    for (index_t i = 0; i < sequences.count(x.extent(0)) && status; ++i) {
+      const Sequences::Range r = sequences.range(i, x.extent(1));
+      status = forward_together(backend, x.slice(0, r.row, 1).slice(1, r.begin, r.end - r.begin),
+                                y.slice(0, r.row, 1).slice(1, r.begin, r.end - r.begin),
+                                row(before, i), row(after, i), workspace, {});
+    }
+    return status;
+  }
+
+  // Every batch row at once, chunk after chunk of time.
+  Status forward_together(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
+                          const State& before, const State& after, Arena workspace,
+                          const Sequences& sequences) const {
+    const index_t length = x.extent(1);
+    const index_t chunk = time_chunk(backend, length);
+    const Workspace w = Workspace::carve(config_, x.extent(0), length, chunk, workspace);
+    if (length <= chunk) return forward_chunk(backend, x, y, before, after, sequences, w);
+    const State carried = after.present() ? after : w.carried;
+    State entering = before;
+    Status status;
+    for (index_t t = 0; t < length && status; t += chunk) {
+      const index_t tokens = std::min(chunk, length - t);
+      status = forward_chunk(backend, x.slice(1, t, tokens), y.slice(1, t, tokens), entering,
+                             carried, {}, w.first_tokens(tokens));
+      entering = carried;
+    }
+    return status;
+  }
+
+  // The equations above, on one piece of every sequence.
+  Status forward_chunk(const Backend& backend, const View<const T, 3>& u, const View<T, 3>& out,
+                       const State& before, const State& after, const Sequences& sequences,
+                       const Workspace& w) const {
+    const MambaConfig& c = config_;
+    const View<T, 3> x = w.xz.slice(2, 0, c.d_inner);
+    const View<T, 3> z = w.xz.slice(2, c.d_inner, c.d_inner);
+    const View<T, 3> dt_low = w.dt_BC.slice(2, 0, c.dt_rank);
+    const View<T, 3> B = w.dt_BC.slice(2, c.dt_rank, c.d_state);
+    const View<T, 3> C = w.dt_BC.slice(2, c.dt_rank + c.d_state, c.d_state);
+
+    Status status = linear(
+        backend, LinearArgs<T>{u, weights_.in_proj_weight, weights_.in_proj_bias, w.xz, in_proj_});
+    if (!status) return status;
+
+    CausalConv1dArgs<T> conv;
+    conv.x = x;
+    conv.weight = weights_.conv1d_weight;
+    conv.bias = weights_.conv1d_bias;
+    conv.state0 = before.conv;
+    conv.state_last = after.conv;
+    conv.y = w.x;
+    conv.sequences = sequences;
+    status = causal_conv1d(backend, conv);
+    if (!status) return status;
+
+    status = linear(backend, LinearArgs<T>{w.x, weights_.x_proj_weight, {}, w.dt_BC, x_proj_});
+    if (!status) return status;
+
+    if (c.dt_b_c_norm) {
+      for (const View<T, 3>& part : {dt_low, B, C}) {
+        RmsNormArgs<T> norm;
+        norm.x = part;
+        norm.y = part;
+        norm.eps = static_cast<accum_t<T>>(c.dt_b_c_eps);
+        status = rms_norm(backend, norm);
+        if (!status) return status;
+      }
+    }
+
+    status = linear(backend, LinearArgs<T>{dt_low, weights_.dt_proj_weight, {}, w.dt, dt_proj_});
+    if (!status) return status;
+
+    SelectiveScanArgs<T> scan;
+    scan.x = w.x;
+    scan.dt = w.dt;
+    scan.A = A_;
+    scan.B = one_group(B);
+    scan.C = one_group(C);
+    scan.D = weights_.D;
+    scan.z = z;
+    scan.dt_bias = weights_.dt_proj_bias;
+    scan.h0 = before.ssm;
+    scan.h_last = after.ssm;
+    scan.y = w.x;
+    scan.sequences = sequences;
+    scan.b_rule = c.b_rule;
+    status = selective_scan(backend, scan);
+    if (!status) return status;
+
+    return linear(backend, LinearArgs<T>{w.x, weights_.out_proj_weight, weights_.out_proj_bias, out,
+                                         out_proj_});
+  }
+
+  static View<T, 4> one_group(const View<T, 3>& v) noexcept {
+    return View<T, 4>(v.data(), {v.extent(0), v.extent(1), 1, v.extent(2)},
+                      {v.stride(0), v.stride(1), 0, v.stride(2)});
+  }
+
+  MambaConfig config_;
+  MambaWeights<T> weights_;
+  View<accum_t<T>, 2> A_;  // (d_inner, d_state), channels contiguous in memory
+  PackedWeight in_proj_, x_proj_, dt_proj_, out_proj_;
+};
+
+SSM_NAMESPACE_END

@@ -1,0 +1,29 @@
+#pragma once
+
+#include "ssm/core/config.hpp"
+
+SSM_NAMESPACE_BEGIN
+
+// The backends. Name one, include its header: <ssm/reference/backend.hpp>, <ssm/cpu/backend.hpp>,
+// <ssm/cuda/context.hpp>.
+struct Reference;
+struct Cpu;
+struct Cuda;
+
+struct MambaConfig;
+template <class T>
+struct MambaParameters;
+template <class T>
+struct MambaState;
+template <class T, class Backend = Cpu>
+class MambaBlock;
+
+struct LanguageModelConfig;
+template <class T>
+struct LanguageModelParameters;
+template <class T>
+struct LanguageModelState;
+template <class T, class Backend = Cpu>
+class LanguageModel;
+
+SSM_NAMESPACE_END

@@ -1,0 +1,328 @@
+#pragma once
+
+#include <algorithm>
+#include <new>
+
+#include "ssm/block/mamba_block.hpp"
+#include "ssm/model/language_model_parameters.hpp"
+#include "ssm/ops/embedding.hpp"
+
+SSM_NAMESPACE_BEGIN
+
+// Which positions get logits.
+enum class Logits {
+  all,   // logits (batch, length, vocab_size)
+  last,  // logits (batch, 1, vocab_size): the last valid token of each row, enough to generate
+};
+
+// What LanguageModel::forward shows of its inside to an observer, layer by layer and chunk by chunk
+// of time. Views are valid during the call only.
+template <class T>
+struct LayerTrace {
+  index_t layer;                       // 0 … n_layer - 1; n_layer for the final norm
+  index_t first_token;                 // of this chunk
+  View<const accum_t<T>, 3> residual;  // (batch, tokens, d_model): the layer's input
+  View<const T, 3> mixer_in;           // after the layer's norm; the final norm's output at n_layer
+  View<const T, 3> mixer_out;          // absent at n_layer
+};
+
+// The Mamba language model (mamba_ssm's mixer_seq_simple.py, Hugging Face's MambaForCausalLM):
+//
+//   r = embedding[ids]
+//   r = r + block_i(rms_norm(r))      i = 0 … n_layer - 1, r in accum_t<T> throughout
+//   logits = W_head rms_norm(r)
+//
+// Like the block it owns nothing: weights, prepared constants, state and workspace are the
+// caller's.
+template <class T, class Backend>
+class LanguageModel {
+  using Block = MambaBlock<T, Backend>;
+  struct Layer {
+    View<const T, 1> norm_weight;
+    Block block;
+  };
+
+ public:
+  using State = LanguageModelState<T>;
+
+  // U is T or const T.
+  template <class U>
+  static Status validate(const LanguageModelConfig& config,
+                         const LanguageModelParameters<U>& weights) noexcept {
+    Check check("LanguageModel");
+    check.also(ssm::validate(config));
+    if (!check.passed()) return check.status();
+    const index_t d_model = config.block.d_model;
+    check.equal("weights.n_layer", weights.n_layer, config.n_layer)
+        .require(weights.layers != nullptr, ErrorCode::invalid_argument, "weights.layers",
+                 "must not be null")
+        .shape("backbone.embeddings.weight", weights.embedding, {config.vocab_size, d_model})
+        .shape("backbone.norm_f.weight", weights.norm_f_weight, {d_model});
+    if (config.tie_embeddings) {
+      check.require(!weights.lm_head.present(), ErrorCode::invalid_argument, "lm_head.weight",
+                    "must be absent: the configuration ties it to the embedding");
+    } else {
+      check.shape("lm_head.weight", weights.lm_head, {config.vocab_size, d_model});
+    }
+    for (index_t i = 0; i < config.n_layer && check.passed(); ++i) {
+      check.shape("backbone.layers.*.norm.weight", weights.layers[i].norm_weight, {d_model})
+          .also(Block::validate(config.block, weights.layers[i].mixer));
+    }
+    return check.status();
+  }
+
+  // Bytes that prepare() takes: from `host` for the list of blocks, from `data` for their
+  // constants.
+  struct PreparedBytes {
+    std::size_t host, data;
+  };
+  static PreparedBytes prepared_bytes(const Backend& backend, const LanguageModelConfig& config,
+                                      WeightFormat format = WeightFormat::native) noexcept {
+    Arena host;
+    Arena data;
+    host.allocate<Layer>(config.n_layer);
+    const std::size_t block = Block::prepared_bytes(backend, config.block, format);
+    for (index_t i = 0; i < config.n_layer; ++i) {
+      data.allocate<unsigned char>(static_cast<index_t>(block));
+    }
+    pack_linear(backend, View<const T, 2>(nullptr, {config.vocab_size, config.block.d_model}),
+                format, data);
+    return {host.bytes_needed(), data.bytes_needed()};
+  }
+
+  // Checks the weights and prepares every block. The arrays that `weights` views, `host` and `data`
+  // must outlive the model. On error the model is unchanged. U is T or const T.
+  template <class U>
+  Status prepare(const Backend& backend, const LanguageModelConfig& config,
+                 const LanguageModelParameters<U>& weights, Arena host, Arena data,
+                 WeightFormat format = WeightFormat::native) {
+    const char* const op = "LanguageModel::prepare";
+    Status status = validate(config, weights);
+    if (!status) return status;
+    LanguageModel model;
+    model.config_ = config;
+    model.embedding_ = weights.embedding;
+    model.norm_f_weight_ = weights.norm_f_weight;
+    model.head_ = config.tie_embeddings ? weights.embedding : weights.lm_head;
+    model.layers_ = host.allocate<Layer>(config.n_layer);
+    status = host.status(op);
+    const std::size_t block_bytes = Block::prepared_bytes(backend, config.block, format);
+    for (index_t i = 0; i < config.n_layer && status; ++i) {
+      unsigned char* memory = data.allocate<unsigned char>(static_cast<index_t>(block_bytes));
+      status = data.status(op);
+      if (!status) break;
+      Layer* layer = new (model.layers_ + i) Layer();
+      layer->norm_weight = weights.layers[i].norm_weight;
+      status = layer->block.prepare(backend, config.block, weights.layers[i].mixer,
+                                    Arena(memory, block_bytes), format);
+    }
+    if (!status) return status;
+    model.packed_head_ = pack_linear(backend, model.head_, format, data);
+    status = data.status(op);
+    if (status) *this = model;
+    return status;
+  }
+
+  const LanguageModelConfig& config() const noexcept { return config_; }
+
+  // Bytes of workspace for forward on `batch` rows of `length` tokens, and for anything smaller.
+  std::size_t workspace_bytes(const Backend& backend, index_t batch,
+                              index_t length) const noexcept {
+    Arena counter;
+    carve(backend, batch, length, counter);
+    return counter.bytes_needed();
+  }
+
+  // ids (batch, length), each in [0, vocab_size); logits (batch, length or 1, vocab_size) in
+  // accum_t<T>, or absent to run the state forward only. `state` (one row per sequence) is read and
+  // updated; absent means zeros in and nothing out. With sequences.lengths, padding is left alone
+  // and Logits::last is each row's last valid token; packed sequences take Logits::all.
+  template <class Observer>
+  Status forward(const Backend& backend, const View<const index_t, 2>& ids,
+                 const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
+                 Logits which, const Sequences& sequences, Observer&& observer) const {
+    const index_t batch = ids.extent(0);
+    const index_t length = ids.extent(1);
+    Status status = check_forward(backend, ids, logits, state, workspace, which, sequences);
+    if (!status) return status;
+    if constexpr (reads_on_host<Backend>) {
+      const bool whole = sequences.packed() && length <= time_chunk(backend, length);
+      if (sequences.present() && !whole) {
+        return forward_one_by_one(backend, ids, logits, state, workspace, which, sequences,
+                                  observer);
+      }
+    }
+    const index_t chunk = std::min(length, time_chunk(backend, length));
+    const Workspace w = carve(backend, batch, length, workspace);
+    State before = state;
+    const State carried = state.present() || chunk == length ? state : w.carried;
+    for (index_t t = 0; t < length && status; t += chunk) {
+      const index_t tokens = std::min(chunk, length - t);
+      const bool last = t + tokens == length;
+      View<accum_t<T>, 3> out;
+      if (which == Logits::all && logits.present()) out = logits.slice(1, t, tokens);
+      if (which == Logits::last && last) out = logits;
+      status = forward_chunk(backend, ids.slice(1, t, tokens), out, before, carried, sequences,
+                             w.first_tokens(tokens), t, observer);
+      before = carried;
+    }
+    return status;
+  }
+  Status forward(const Backend& backend, const View<const index_t, 2>& ids,
+                 const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
+                 Logits which = Logits::all, const Sequences& sequences = {}) const {
+    return forward(backend, ids, logits, state, workspace, which, sequences,
+                   [](const LayerTrace<T>&) {});
+  }
+
+  // One token per row: ids (batch), logits (batch, vocab_size). The same as forward with length 1.
+  Status step(const Backend& backend, const View<const index_t, 1>& ids,
+              const View<accum_t<T>, 2>& logits, const State& state, Arena workspace) const {
+    const View<const index_t, 2> one_id(ids.data(), {ids.extent(0), 1}, {ids.stride(0), 0});
+    const View<accum_t<T>, 3> one_row(logits.data(), {logits.extent(0), 1, logits.extent(1)},
+                                      {logits.stride(0), 0, logits.stride(1)});
+    return forward(backend, one_id, one_row, state, workspace, Logits::last);
+  }
+
+ private:
+  struct Workspace {
+    View<accum_t<T>, 3> residual;  // (batch, chunk, d_model)
+    View<T, 3> normed;             // (batch, chunk, d_model)
+    View<T, 3> mixed;              // (batch, chunk, d_model)
+    State carried;                 // between chunks, when the caller keeps no state
+    unsigned char* block = nullptr;
+    std::size_t block_bytes = 0;
+
+    Workspace first_tokens(index_t count) const noexcept {
+      Workspace w = *this;
+      w.residual = residual.slice(1, 0, count);
+      w.normed = normed.slice(1, 0, count);
+      w.mixed = mixed.slice(1, 0, count);
+      return w;
+    }
+  };
+
+  Workspace carve(const Backend& backend, index_t batch, index_t length,
+                  Arena& arena) const noexcept {
+    const index_t d_model = config_.block.d_model;
+    const index_t chunk = time_chunk(backend, length);
+    const index_t tokens = std::min(length, chunk);
+    Workspace w;
+    w.residual = arena.view<accum_t<T>, 3>({batch, tokens, d_model});
+    w.normed = arena.view<T, 3>({batch, tokens, d_model});
+    w.mixed = arena.view<T, 3>({batch, tokens, d_model});
+    if (length > chunk) w.carried = State::carve(config_, batch, arena);
+    w.block_bytes = Block::workspace_bytes(backend, config_.block, batch, tokens);
+    w.block = arena.allocate<unsigned char>(static_cast<index_t>(w.block_bytes));
+    return w;
+  }
+
+  Status check_forward(const Backend& backend, const View<const index_t, 2>& ids,
+                       const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
+                       Logits which, const Sequences& sequences) const {
+    const char* const op = "LanguageModel::forward";
+    const index_t batch = ids.extent(0);
+    const index_t length = ids.extent(1);
+    Check check(op);
+    check.require(layers_ != nullptr, ErrorCode::invalid_argument, "model", "is not prepared")
+        .array("ids", ids)
+        .also(check_shapes(sequences, op, batch))
+        .optional_shape("logits", logits,
+                        {batch, which == Logits::all ? length : 1, config_.vocab_size})
+        .require(which == Logits::all || !logits.present() || !sequences.packed(),
+                 ErrorCode::unsupported, "Logits::last", "is not defined for packed sequences")
+        .require(which == Logits::all || !logits.present() || length > 0 || batch == 0,
+                 ErrorCode::invalid_argument, "ids", "must hold a token for Logits::last");
+    if (state.present()) {
+      const MambaConfig& b = config_.block;
+      const index_t rows = sequences.count(batch);
+      check.shape("state.conv", state.conv, {config_.n_layer, rows, b.d_conv - 1, b.d_inner})
+          .shape("state.ssm", state.ssm, {config_.n_layer, rows, b.d_inner, b.d_state});
+    }
+    if (check.passed()) {
+      carve(backend, batch, length, workspace);
+      check.also(workspace.status(op));
+    }
+    if constexpr (reads_on_host<Backend>) {
+      if (check.passed()) {
+        check.also(check_values(sequences, op, batch, length));
+        if (which == Logits::last && logits.present() && sequences.lengths.present()) {
+          for (index_t b = 0; b < batch; ++b) {
+            check.at_least("sequences.lengths value (Logits::last)", sequences.lengths(b),
+                           index_t{1});
+          }
+        }
+        for (index_t i = 0; i < sequences.count(batch) && check.passed(); ++i) {
+          const Sequences::Range r = sequences.range(i, length);
+          check.also(check_values(EmbeddingArgs<T>{
+              ids.slice(0, r.row, 1).slice(1, r.begin, r.end - r.begin), embedding_, {}}));
+        }
+      }
+    }
+    return check.status();
+  }
+
+  // Every sequence on its own, so that padding is never touched.
+  template <class Observer>
+  Status forward_one_by_one(const Backend& backend, const View<const index_t, 2>& ids,
+                            const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
+                            Logits which, const Sequences& sequences, Observer&& observer) const {
+    Status status;
+    for (index_t i = 0; i < sequences.count(ids.extent(0)) && status; ++i) {
+      const Sequences::Range r = sequences.range(i, ids.extent(1));
+      const index_t tokens = r.end - r.begin;
+      View<accum_t<T>, 3> out;
+      if (logits.present()) {
+        out = logits.slice(0, r.row, 1);
+        if (which == Logits::all) out = out.slice(1, r.begin, tokens);
+      }
+      status =
+          forward(backend, ids.slice(0, r.row, 1).slice(1, r.begin, tokens), out,
+                  state.present() ? state.rows(i, 1) : State{}, workspace, which, {}, observer);
+    }
+    return status;
+  }
+
+  template <class Observer>
+  Status forward_chunk(const Backend& backend, const View<const index_t, 2>& ids,
+                       const View<accum_t<T>, 3>& logits, const State& before, const State& after,
+                       const Sequences& sequences, const Workspace& w, index_t first_token,
+                       Observer&& observer) const {
+    Status status = embedding(backend, EmbeddingArgs<T>{ids, embedding_, w.residual});
+    RmsNormArgs<T> norm;
+    norm.residual = w.residual;
+    norm.y = w.normed;
+    norm.eps = static_cast<accum_t<T>>(config_.norm_eps);
+    for (index_t i = 0; i < config_.n_layer && status; ++i) {
+      norm.weight = layers_[i].norm_weight;
+      status = rms_norm(backend, norm);
+      if (!status) return status;
+      const MambaState<T> state0 = before.present() ? before.layer(i) : MambaState<T>{};
+      const MambaState<T> state1 = after.present() ? after.layer(i) : MambaState<T>{};
+      status = layers_[i].block.forward(backend, w.normed, w.mixed, state0, state1,
+                                        Arena(w.block, w.block_bytes), sequences);
+      if (!status) return status;
+      observer(LayerTrace<T>{i, first_token, w.residual, w.normed, w.mixed});
+      norm.x = w.mixed;
+    }
+    if (!status) return status;
+    norm.weight = norm_f_weight_;
+    status = rms_norm(backend, norm);
+    if (!status) return status;
+    observer(LayerTrace<T>{config_.n_layer, first_token, w.residual, w.normed, {}});
+    if (!logits.present()) return status;
+    const index_t tokens = ids.extent(1);
+    const View<T, 3> rows =
+        logits.extent(1) == tokens ? w.normed : w.normed.slice(1, tokens - 1, 1);
+    return linear(backend, LinearArgs<T, accum_t<T>>{rows, head_, {}, logits, packed_head_});
+  }
+
+  LanguageModelConfig config_;
+  View<const T, 2> embedding_;
+  View<const T, 1> norm_f_weight_;
+  View<const T, 2> head_;
+  PackedWeight packed_head_;
+  Layer* layers_ = nullptr;
+};
+
+SSM_NAMESPACE_END

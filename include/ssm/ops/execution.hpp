@@ -1,0 +1,21 @@
+#pragma once
+
+#include "ssm/core/config.hpp"
+
+SSM_NAMESPACE_BEGIN
+
+// How many tokens a block pushes through all its operations at once. A backend that wants scratch
+// memory independent of the sequence length, and activations that stay in cache, overloads this for
+// its own type; `length` (the default) means no cutting. State is carried across the cuts, so the
+// result is the same. Positive whenever length is, and at least n for every n up to the chunk.
+template <class Backend>
+index_t time_chunk(const Backend&, index_t length) noexcept {
+  return length;
+}
+
+// Whether the host can read what the backend's views point at. A device backend specialises this to
+// false; a block then never looks at the values of its arguments.
+template <class Backend>
+inline constexpr bool reads_on_host = true;
+
+SSM_NAMESPACE_END
