@@ -55,7 +55,7 @@ class MambaBlock {
   // the block, as must `weights`. `format` is the storage of the four projections where the backend
   // packs them; a backend that does not pack ignores it. On error the block is unchanged.
   Status prepare(const Backend& backend, const MambaConfig& config, const MambaWeights<T>& weights,
-                 Arena arena, WeightFormat format = WeightFormat::native) {
+                 Arena arena, WeightFormat format = WeightFormat::native) noexcept {
     Status status = validate(config, weights);
     if (!status) return status;
     MambaBlock prepared;
@@ -92,7 +92,7 @@ class MambaBlock {
   // outputs are unspecified.
   Status forward(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
                  const State& before, const State& after, Arena workspace,
-                 const Sequences& sequences = {}) const {
+                 const Sequences& sequences = {}) const noexcept {
     const Status status = check_forward(backend, x, y, before, after, workspace, sequences);
     if (!status) return status;
     if constexpr (reads_on_host<Backend>) {
@@ -106,13 +106,14 @@ class MambaBlock {
 
   // The same with the state updated in place.
   Status forward(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
-                 const State& state, Arena workspace, const Sequences& sequences = {}) const {
+                 const State& state, Arena workspace,
+                 const Sequences& sequences = {}) const noexcept {
     return forward(backend, x, y, state, state, workspace, sequences);
   }
 
   // One token per row: x, y (batch, d_model). The same as forward with length 1.
   Status step(const Backend& backend, const View<const T, 2>& x, const View<T, 2>& y,
-              const State& state, Arena workspace) const {
+              const State& state, Arena workspace) const noexcept {
     const auto one_token = [](const auto& v) {
       using Element = typename std::decay_t<decltype(v)>::element_type;
       return View<Element, 3>(v.data(), {v.extent(0), 1, v.extent(1)},

@@ -95,7 +95,7 @@ class LanguageModel {
   template <class U>
   Status prepare(const Backend& backend, const LanguageModelConfig& config,
                  const LanguageModelParameters<U>& weights, Arena host, Arena data,
-                 WeightFormat format = WeightFormat::native) {
+                 WeightFormat format = WeightFormat::native) noexcept {
     const char* const op = "LanguageModel::prepare";
     Status status = validate(config, weights);
     if (!status) return status;
@@ -140,7 +140,7 @@ class LanguageModel {
   template <class Observer>
   Status forward(const Backend& backend, const View<const index_t, 2>& ids,
                  const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
-                 Logits which, const Sequences& sequences, Observer&& observer) const {
+                 Logits which, const Sequences& sequences, Observer&& observer) const noexcept {
     const index_t batch = ids.extent(0);
     const index_t length = ids.extent(1);
     Status status = check_forward(backend, ids, logits, state, workspace, which, sequences);
@@ -170,14 +170,15 @@ class LanguageModel {
   }
   Status forward(const Backend& backend, const View<const index_t, 2>& ids,
                  const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
-                 Logits which = Logits::all, const Sequences& sequences = {}) const {
+                 Logits which = Logits::all, const Sequences& sequences = {}) const noexcept {
     return forward(backend, ids, logits, state, workspace, which, sequences,
                    [](const LayerTrace<T>&) {});
   }
 
   // One token per row: ids (batch), logits (batch, vocab_size). The same as forward with length 1.
   Status step(const Backend& backend, const View<const index_t, 1>& ids,
-              const View<accum_t<T>, 2>& logits, const State& state, Arena workspace) const {
+              const View<accum_t<T>, 2>& logits, const State& state,
+              Arena workspace) const noexcept {
     const View<const index_t, 2> one_id(ids.data(), {ids.extent(0), 1}, {ids.stride(0), 0});
     const View<accum_t<T>, 3> one_row(logits.data(), {logits.extent(0), 1, logits.extent(1)},
                                       {logits.stride(0), 0, logits.stride(1)});
@@ -266,7 +267,8 @@ class LanguageModel {
   template <class Observer>
   Status forward_one_by_one(const Backend& backend, const View<const index_t, 2>& ids,
                             const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
-                            Logits which, const Sequences& sequences, Observer&& observer) const {
+                            Logits which, const Sequences& sequences,
+                            Observer&& observer) const noexcept {
     Status status;
     for (index_t i = 0; i < sequences.count(ids.extent(0)) && status; ++i) {
       const Sequences::Range r = sequences.range(i, ids.extent(1));
