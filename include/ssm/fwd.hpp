@@ -1,13 +1,17 @@
 #pragma once
 
 #include "ssm/core/config.hpp"
+#include "ssm/core/isa.hpp"
+
+SSM_CPU_NAMESPACE_BEGIN
+struct Cpu;
+SSM_CPU_NAMESPACE_END
 
 SSM_NAMESPACE_BEGIN
 
-// The backends. Name one, include its header: <ssm/reference/backend.hpp>, <ssm/cpu/backend.hpp>,
-// <ssm/cuda/context.hpp>.
+// The other backends. Name one, include its header: <ssm/reference/backend.hpp>,
+// <ssm/cpu/backend.hpp>, <ssm/cuda/context.hpp>.
 struct Reference;
-struct Cpu;
 struct Cuda;
 
 struct MambaConfig;

@@ -5,7 +5,7 @@
 #include "ssm/cpu/backend.hpp"
 #include "ssm/ops/state_matrix.hpp"
 
-SSM_NAMESPACE_BEGIN
+SSM_CPU_NAMESPACE_BEGIN
 
 template <class R>
 Status state_matrix(const Cpu&, const StateMatrixArgs<R>& a) {
@@ -18,4 +18,4 @@ Status state_matrix(const Cpu&, const StateMatrixArgs<R>& a) {
   return status;
 }
 
-SSM_NAMESPACE_END
+SSM_CPU_NAMESPACE_END

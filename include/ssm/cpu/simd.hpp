@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstring>
+
+#include "ssm/core/dtype.hpp"
+#include "ssm/core/isa.hpp"
+
+#if SSM_SIMD_AVX512
+#include "ssm/cpu/simd_avx512.hpp"
+#elif SSM_SIMD_AVX2
+#include "ssm/cpu/simd_avx2.hpp"
+#elif SSM_SIMD_SSE2
+#include "ssm/cpu/simd_sse2.hpp"
+#elif SSM_SIMD_NEON
+#include "ssm/cpu/simd_neon.hpp"
+#else
+#include "ssm/cpu/simd_scalar.hpp"
+#endif
+
+// Vec<float> and Vec<double>: one register of kWidth lanes, at the width that core/isa.hpp chose.
+// Each offers
+//
+//   Vec(x)                        x in every lane
+//   Vec::load(p), v.store(p)      kWidth elements, any alignment; Vec<float> also widens from and
+//                                 narrows to bf16 and f16 (to nearest even, the bits of dtype.hpp),
+//                                 and widens int8
+//   + - * /, fma(a, b, c) = a b + c, fnma(a, b, c) = c - a b (two roundings on SSE2 and scalar)
+//   min(a, b), max(a, b)          b if either is NaN
+//   abs(a), less, less_equal, equal, Vec::select(mask, yes, no), Vec::all(mask)
+//   add_exponent(a, n)            a 2^k, where k is the integer in the low bits of n = k + 1.5 2^23
+//                                 (1.5 2^52 for double); exact while the result is normal
+//   sum(a), max_lane(a)           over the lanes, always in the same order
+//
+// and, below, loads and stores of the first n lanes and of strided elements.
+
+SSM_CPU_DETAIL_BEGIN
+
+template <class V, class Stored>
+V load_lane_by_lane(const Stored* p) noexcept {
+  typename V::Scalar lanes[V::kWidth];
+  for (int i = 0; i < V::kWidth; ++i) lanes[i] = static_cast<typename V::Scalar>(p[i]);
+  return V::load(lanes);
+}
+
+template <class V, class Stored>
+void store_lane_by_lane(V v, Stored* p) noexcept {
+  typename V::Scalar lanes[V::kWidth];
+  v.store(lanes);
+  for (int i = 0; i < V::kWidth; ++i) p[i] = static_cast<Stored>(lanes[i]);
+}
+
+// The first n lanes, 0 <= n <= kWidth, from memory; the others are zero. Nothing beyond p[n - 1] is
+// touched.
+template <class V, class Stored>
+SSM_ALWAYS_INLINE V load_first(const Stored* p, int n) noexcept {
+#if SSM_SIMD_AVX512
+  if constexpr (std::is_same<Stored, typename V::Scalar>::value) return V::load(p, n);
+#endif
+  Stored lanes[V::kWidth] = {};
+  std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(Stored));
+  return V::load(lanes);
+}
+
+template <class V, class Stored>
+SSM_ALWAYS_INLINE void store_first(V v, Stored* p, int n) noexcept {
+#if SSM_SIMD_AVX512
+  if constexpr (std::is_same<Stored, typename V::Scalar>::value) return v.store(p, n);
+#endif
+  Stored lanes[V::kWidth];
+  v.store(lanes);
+  std::memcpy(p, lanes, static_cast<std::size_t>(n) * sizeof(Stored));
+}
+
+// Lane i from p[i * stride], for the first n lanes; the others are zero.
+template <class V, class Stored>
+SSM_ALWAYS_INLINE V load_strided(const Stored* p, index_t stride, int n) noexcept {
+  if (stride == 1) return n == V::kWidth ? V::load(p) : load_first<V>(p, n);
+  typename V::Scalar lanes[V::kWidth] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = static_cast<typename V::Scalar>(p[i * stride]);
+  return V::load(lanes);
+}
+
+template <class V, class Stored>
+SSM_ALWAYS_INLINE void store_strided(V v, Stored* p, index_t stride, int n) noexcept {
+  if (stride == 1) return n == V::kWidth ? v.store(p) : store_first(v, p, n);
+  typename V::Scalar lanes[V::kWidth];
+  v.store(lanes);
+  for (int i = 0; i < n; ++i) p[i * stride] = static_cast<Stored>(lanes[i]);
+}
+
+SSM_CPU_DETAIL_END
