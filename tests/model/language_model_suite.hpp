@@ -1,0 +1,239 @@
+#pragma once
+
+#include "block/block_under_test.hpp"
+#include "ssm/model/language_model.hpp"
+
+// Laws of LanguageModel<T, Backend> on random weights, for every host backend and storage type.
+namespace ssm_test {
+
+template <class On>
+class ModelUnderTest {
+ public:
+  using T = typename On::T;
+  using Accum = ssm::accum_t<T>;
+  using Backend = typename On::Backend;
+  using Model = ssm::LanguageModel<T, Backend>;
+  using LogitsArray = ssm::Owned<Accum, 3>;
+
+  explicit ModelUnderTest(bool tied = true) {
+    config.block = ssm::mamba_config(10);
+    config.block.d_state = 4;
+    config.n_layer = 3;
+    config.vocab_size = 23;
+    config.tie_embeddings = tied;
+    weight_memory = ssm::OwnedWorkspace(ssm::LanguageModelParameters<T>::bytes(config));
+    ssm::Arena arena = weight_memory.arena();
+    weights = ssm::LanguageModelParameters<T>::carve(config, arena, arena);
+    ssm::Random random(9);
+    ssm::initialize(config, weights, random);
+    const auto bytes = Model::prepared_bytes(backend, config);
+    host_memory = ssm::OwnedWorkspace(bytes.host);
+    data_memory = ssm::OwnedWorkspace(bytes.data);
+    SSM_EXPECT_OK(
+        model.prepare(backend, config, weights, host_memory.arena(), data_memory.arena()));
+  }
+
+  ssm::Owned<ssm::index_t, 2> random_ids(ssm::index_t batch, ssm::index_t length) const {
+    ssm::Owned<ssm::index_t, 2> ids({batch, length});
+    ssm::Random random(17);
+    for (std::size_t i = 0; i < ids.size(); ++i) ids.data()[i] = random.below(config.vocab_size);
+    return ids;
+  }
+
+  struct StateMemory {
+    ssm::OwnedWorkspace memory;
+    ssm::LanguageModelState<T> state;
+  };
+  StateMemory zero_state(ssm::index_t sequences) const {
+    ssm::Arena counter;
+    ssm::LanguageModelState<T>::carve(config, sequences, counter);
+    StateMemory s;
+    s.memory = ssm::OwnedWorkspace(counter.bytes_needed());
+    ssm::Arena arena = s.memory.arena();
+    s.state = ssm::LanguageModelState<T>::carve(config, sequences, arena);
+    ssm::set_zero(s.state);
+    return s;
+  }
+
+  LogitsArray run(const ssm::View<const ssm::index_t, 2>& ids,
+                  const ssm::LanguageModelState<T>& state, ssm::Logits which = ssm::Logits::all,
+                  const ssm::Sequences& sequences = {}) const {
+    const ssm::index_t rows = which == ssm::Logits::all ? ids.extent(1) : 1;
+    LogitsArray logits({ids.extent(0), rows, config.vocab_size});
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      logits.data()[i] = std::numeric_limits<Accum>::quiet_NaN();
+    }
+    ssm::OwnedWorkspace scratch(model.workspace_bytes(backend, ids.extent(0), ids.extent(1)));
+    SSM_EXPECT_OK(
+        model.forward(backend, ids, logits.view(), state, scratch.arena(), which, sequences));
+    return logits;
+  }
+
+  ssm::LanguageModelConfig config;
+  Backend backend;
+  ssm::OwnedWorkspace weight_memory, host_memory, data_memory;
+  ssm::LanguageModelParameters<T> weights;
+  Model model;
+};
+
+template <class On>
+class LanguageModelSuite : public ::testing::Test {};
+TYPED_TEST_SUITE_P(LanguageModelSuite);
+
+TYPED_TEST_P(LanguageModelSuite, EverySplitAndEveryStepIsTheWhole) {
+  using T = typename TypeParam::T;
+  for (bool tied : {true, false}) {
+    const ModelUnderTest<TypeParam> test(tied);
+    const ssm::index_t length = 8;
+    const auto ids = test.random_ids(2, length);
+    const auto whole = test.run(ids.view(), {});
+    for (ssm::index_t cut = 0; cut <= length; ++cut) {
+      auto s = test.zero_state(2);
+      test.run(ids.view().slice(1, 0, cut), s.state);
+      SSM_EXPECT_CLOSE(flat(test.run(ids.view().slice(1, cut, length - cut), s.state).view()),
+                       flat(whole.view().slice(1, cut, length - cut)), split_tolerance<T>());
+    }
+    auto s = test.zero_state(2);
+    ssm::OwnedWorkspace scratch(test.model.workspace_bytes(test.backend, 2, 1));
+    for (ssm::index_t t = 0; t < length; ++t) {
+      typename ModelUnderTest<TypeParam>::LogitsArray logits({2, 1, test.config.vocab_size});
+      SSM_EXPECT_OK(test.model.step(test.backend, ids.view().select(1, t),
+                                    logits.view().select(1, 0), s.state, scratch.arena()));
+      SSM_EXPECT_CLOSE(flat(logits.view()), flat(whole.view().slice(1, t, 1)),
+                       split_tolerance<T>());
+    }
+  }
+}
+
+TYPED_TEST_P(LanguageModelSuite, LastLogitsAreTheLastOfAll) {
+  using T = typename TypeParam::T;
+  const ModelUnderTest<TypeParam> test;
+  const auto ids = test.random_ids(3, 7);
+  const auto all = test.run(ids.view(), {});
+  SSM_EXPECT_CLOSE(flat(test.run(ids.view(), {}, ssm::Logits::last).view()),
+                   flat(all.view().slice(1, 6, 1)), split_tolerance<T>());
+}
+
+TYPED_TEST_P(LanguageModelSuite, PaddedAndPackedSequencesAreSeparate) {
+  using T = typename TypeParam::T;
+  const ModelUnderTest<TypeParam> test;
+  const ssm::index_t lengths[] = {3, 6};
+  auto ids = test.random_ids(2, 6);
+  ids.view()(0, 4) = -1;  // padding may hold anything
+  ssm::Sequences padded;
+  padded.lengths = ssm::View<const ssm::index_t, 1>(lengths, {2});
+  auto s = test.zero_state(2);
+  const auto last = test.run(ids.view(), s.state, ssm::Logits::last, padded);
+
+  const ssm::index_t starts[] = {0, 3, 9};
+  ssm::Owned<ssm::index_t, 2> joined({1, 9});
+  for (ssm::index_t t = 0; t < 9; ++t) {
+    joined.view()(0, t) = t < 3 ? ids.view()(0, t) : ids.view()(1, t - 3);
+  }
+  ssm::Sequences packed;
+  packed.starts = ssm::View<const ssm::index_t, 1>(starts, {3});
+  auto s2 = test.zero_state(2);
+  const auto all = test.run(joined.view(), s2.state, ssm::Logits::all, packed);
+
+  for (ssm::index_t b = 0; b < 2; ++b) {
+    auto alone_state = test.zero_state(1);
+    const auto alone =
+        test.run(ids.view().slice(0, b, 1).slice(1, 0, lengths[b]), alone_state.state);
+    SSM_EXPECT_CLOSE(flat(last.view().slice(0, b, 1)),
+                     flat(alone.view().slice(1, lengths[b] - 1, 1)), split_tolerance<T>());
+    SSM_EXPECT_CLOSE(flat(all.view().slice(1, starts[b], lengths[b])), flat(alone.view()),
+                     split_tolerance<T>());
+    for (ssm::index_t l = 0; l < test.config.n_layer; ++l) {
+      const auto wanted = flat(alone_state.state.layer(l).ssm);
+      SSM_EXPECT_CLOSE(flat(s.state.layer(l).rows(b, 1).ssm), wanted, split_tolerance<T>());
+      SSM_EXPECT_CLOSE(flat(s2.state.layer(l).rows(b, 1).ssm), wanted, split_tolerance<T>());
+    }
+  }
+}
+
+// llama.cpp#26695, TensorRT-LLM#13453: a snapshot is a copy of the two arrays.
+TYPED_TEST_P(LanguageModelSuite, SnapshotAndRollback) {
+  const ModelUnderTest<TypeParam> test;
+  const auto ids = test.random_ids(2, 6);
+  auto s = test.zero_state(2);
+  test.run(ids.view().slice(1, 0, 3), s.state);
+  const std::vector<unsigned char> snapshot(
+      reinterpret_cast<const unsigned char*>(s.memory.arena().template allocate<char>(1)),
+      reinterpret_cast<const unsigned char*>(s.memory.arena().template allocate<char>(1)) +
+          s.memory.size() - 63);
+  const auto first = flat(test.run(ids.view().slice(1, 3, 3), s.state).view());
+  std::copy(snapshot.begin(), snapshot.end(), s.memory.arena().template allocate<unsigned char>(1));
+  EXPECT_EQ(flat(test.run(ids.view().slice(1, 3, 3), s.state).view()), first);
+}
+
+TYPED_TEST_P(LanguageModelSuite, ShowsEveryLayerToAnObserver) {
+  using T = typename TypeParam::T;
+  const ModelUnderTest<TypeParam> test;
+  const auto ids = test.random_ids(1, 4);
+  ssm::OwnedWorkspace scratch(test.model.workspace_bytes(test.backend, 1, 4));
+  std::vector<std::vector<double>> residuals, mixed;
+  SSM_EXPECT_OK(test.model.forward(test.backend, ids.view(), {}, {}, scratch.arena(),
+                                   ssm::Logits::all, {}, [&](const ssm::LayerTrace<T>& trace) {
+                                     EXPECT_EQ(trace.layer,
+                                               static_cast<ssm::index_t>(residuals.size()));
+                                     residuals.push_back(flat(trace.residual));
+                                     if (trace.mixer_out.present())
+                                       mixed.push_back(flat(trace.mixer_out));
+                                   }));
+  ASSERT_EQ(residuals.size(), 4u);
+  ASSERT_EQ(mixed.size(), 3u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    std::vector<double> sum = residuals[i];
+    for (std::size_t j = 0; j < sum.size(); ++j) sum[j] += mixed[i][j];
+    SSM_EXPECT_CLOSE(residuals[i + 1], sum, 1e-6);
+  }
+}
+
+TYPED_TEST_P(LanguageModelSuite, BadInputIsNamedAndNothingIsWritten) {
+  using T = typename TypeParam::T;
+  using Accum = ssm::accum_t<T>;
+  using Model = typename ModelUnderTest<TypeParam>::Model;
+  const ModelUnderTest<TypeParam> test;
+  auto ids = test.random_ids(2, 4);
+  ssm::Owned<Accum, 3> logits({2, 4, 23});
+  ssm::OwnedWorkspace scratch(test.model.workspace_bytes(test.backend, 2, 4));
+  const auto forward = [&](const ssm::View<Accum, 3>& out, ssm::Logits which, ssm::Arena arena) {
+    const ssm::Status status = test.model.forward(test.backend, ids.view(), out, {}, arena, which);
+    for (std::size_t i = 0; i < logits.size(); ++i) EXPECT_EQ(logits.data()[i], Accum(0));
+    return std::string(status.message().text);
+  };
+  ids.view()(1, 2) = 23;
+  EXPECT_EQ(forward(logits.view(), ssm::Logits::all, scratch.arena()),
+            "embedding: ids value is 23, must be at most 22");
+  ids.view()(1, 2) = 0;
+  EXPECT_EQ(forward(logits.view(), ssm::Logits::last, scratch.arena()),
+            "LanguageModel::forward: logits.extent(1) is 4, must equal 1");
+  EXPECT_NE(forward(logits.view(), ssm::Logits::all, ssm::Arena(nullptr, 0))
+                .find("workspace bytes is 0, must be at least"),
+            std::string::npos);
+
+  Model other;
+  auto config = test.config;
+  config.tie_embeddings = false;
+  EXPECT_EQ(std::string(other
+                            .prepare(test.backend, config, test.weights, test.host_memory.arena(),
+                                     test.data_memory.arena())
+                            .message()
+                            .text),
+            "LanguageModel: lm_head.weight.extent(0) is 0, must equal 23");
+  config = test.config;
+  config.n_layer = 0;
+  EXPECT_EQ(std::string(Model::validate(config, test.weights).message().text),
+            "LanguageModelConfig: n_layer is 0, must be at least 1");
+  EXPECT_EQ(std::string(other.forward(test.backend, ids.view(), logits.view(), {}, scratch.arena())
+                            .message()
+                            .text),
+            "LanguageModel::forward: model is not prepared");
+}
+
+REGISTER_TYPED_TEST_SUITE_P(LanguageModelSuite, EverySplitAndEveryStepIsTheWhole,
+                            LastLogitsAreTheLastOfAll, PaddedAndPackedSequencesAreSeparate,
+                            SnapshotAndRollback, ShowsEveryLayerToAnObserver,
+                            BadInputIsNamedAndNothingIsWritten);
+
+}  // namespace ssm_test
