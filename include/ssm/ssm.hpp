@@ -1,0 +1,33 @@
+#pragma once
+
+// Everything for the CPU that needs only a C++17 compiler and Eigen. Opt in separately to
+// <ssm/owned.hpp> (owning memory), <ssm/io/…> (checkpoints) and <ssm/cuda/…> (device code).
+
+#include "ssm/block/initialize.hpp"
+#include "ssm/block/mamba_block.hpp"
+#include "ssm/core/arena.hpp"
+#include "ssm/core/check.hpp"
+#include "ssm/core/config.hpp"
+#include "ssm/core/dtype.hpp"
+#include "ssm/core/math.hpp"
+#include "ssm/core/parallel.hpp"
+#include "ssm/core/random.hpp"
+#include "ssm/core/status.hpp"
+#include "ssm/core/view.hpp"
+#include "ssm/cpu/backend.hpp"
+#include "ssm/cpu/state_matrix.hpp"
+#include "ssm/fwd.hpp"
+#include "ssm/model/language_model.hpp"
+#include "ssm/model/sampler.hpp"
+#include "ssm/ops/causal_conv1d.hpp"
+#include "ssm/ops/embedding.hpp"
+#include "ssm/ops/linear.hpp"
+#include "ssm/ops/rms_norm.hpp"
+#include "ssm/ops/selective_scan.hpp"
+#include "ssm/reference/causal_conv1d.hpp"
+#include "ssm/reference/embedding.hpp"
+#include "ssm/reference/linear.hpp"
+#include "ssm/reference/rms_norm.hpp"
+#include "ssm/reference/selective_scan.hpp"
+#include "ssm/reference/state_matrix.hpp"
+#include "ssm/version.hpp"
