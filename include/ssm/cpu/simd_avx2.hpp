@@ -1,11 +1,14 @@
 #pragma once
 
+#include "ssm/core/isa.hpp"
+
+#if SSM_SIMD_AVX2
+
 #include <immintrin.h>
 
 #include <cstdint>
 
 #include "ssm/core/dtype.hpp"
-#include "ssm/core/isa.hpp"
 
 // Vec for AVX2 with FMA; ssm/cpu/simd.hpp states what every Vec offers.
 
@@ -183,3 +186,5 @@ struct Vec<double> {
 };
 
 SSM_CPU_DETAIL_END
+
+#endif

@@ -1,11 +1,14 @@
 #pragma once
 
+#include "ssm/core/isa.hpp"
+
+#if SSM_SIMD_AVX512
+
 #include <immintrin.h>
 
 #include <cstdint>
 
 #include "ssm/core/dtype.hpp"
-#include "ssm/core/isa.hpp"
 
 // Vec for AVX-512; ssm/cpu/simd.hpp states what every Vec offers.
 
@@ -225,3 +228,5 @@ struct Vec<double> {
 };
 
 SSM_CPU_DETAIL_END
+
+#endif

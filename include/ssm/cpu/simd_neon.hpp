@@ -1,12 +1,15 @@
 #pragma once
 
+#include "ssm/core/isa.hpp"
+
+#if SSM_SIMD_NEON
+
 #include <arm_neon.h>
 
 #include <cstdint>
 #include <cstring>
 
 #include "ssm/core/dtype.hpp"
-#include "ssm/core/isa.hpp"
 
 // Vec for NEON on AArch64; ssm/cpu/simd.hpp states what every Vec offers.
 
@@ -131,3 +134,5 @@ struct Vec<double> {
 };
 
 SSM_CPU_DETAIL_END
+
+#endif

@@ -1,11 +1,14 @@
 #pragma once
 
+#include "ssm/core/isa.hpp"
+
+#if !SSM_SIMD_AVX512 && !SSM_SIMD_AVX2 && !SSM_SIMD_SSE2 && !SSM_SIMD_NEON
+
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
 #include "ssm/core/dtype.hpp"
-#include "ssm/core/isa.hpp"
 
 // Vec for scalar code; ssm/cpu/simd.hpp states what every Vec offers.
 
@@ -58,3 +61,5 @@ struct Vec {
 };
 
 SSM_CPU_DETAIL_END
+
+#endif

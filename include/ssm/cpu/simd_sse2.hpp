@@ -1,12 +1,15 @@
 #pragma once
 
+#include "ssm/core/isa.hpp"
+
+#if SSM_SIMD_SSE2
+
 #include <emmintrin.h>
 
 #include <cstdint>
 #include <cstring>
 
 #include "ssm/core/dtype.hpp"
-#include "ssm/core/isa.hpp"
 
 // Vec for SSE2; ssm/cpu/simd.hpp states what every Vec offers.
 
@@ -153,3 +156,5 @@ struct Vec<double> {
 };
 
 SSM_CPU_DETAIL_END
+
+#endif
