@@ -15,6 +15,7 @@
 #include "ssm/core/status.hpp"
 #include "ssm/core/view.hpp"
 #include "ssm/cpu/backend.hpp"
+#include "ssm/cpu/simd.hpp"
 #include "ssm/cpu/state_matrix.hpp"
 #include "ssm/fwd.hpp"
 #include "ssm/model/language_model.hpp"
