@@ -2,7 +2,7 @@
 
 #include <cmath>
 #include <complex>
-#include <limits>
+#include <type_traits>
 
 #include "ssm/core/dtype.hpp"
 
@@ -56,42 +56,68 @@ T softplus(const T& x) {
 
 namespace detail {
 
-// sum_{k >= 0} x^k c_k with c_0 = 1 / first!, c_{k+1} = c_k / (first + k + 1): the Taylor series of
-// phi_first, summed until a term no longer changes the result.
+// Whether T is built on a floating-point type itself, rather than a type that carries more than a
+// value, as a dual number does.
 template <class T>
-T phi_series(const T& x, int first) {
-  T term(1);
-  for (int k = 2; k <= first; ++k) term = term / T(static_cast<real_t<T>>(k));
-  T sum = term;
-  for (int k = first + 1; k < first + 60; ++k) {
-    term = term * x / T(static_cast<real_t<T>>(k));
+inline constexpr bool is_plain_v = std::is_floating_point<real_t<T>>::value;
+
+// Adds the terms first, first * ratio(1), first * ratio(1) * ratio(2), … Plain scalars stop when a
+// term no longer changes the sum; others, whose derivatives go on changing, sum enough terms for
+// |x| < 1/2 in any precision up to 113 bits.
+template <class T, class Ratio>
+T power_series(const T& first, Ratio ratio) {
+  constexpr int kTerms = 28;
+  T term = first;
+  T sum = first;
+  for (int k = 1; k < kTerms; ++k) {
+    term = term * ratio(k);
     const T next = sum + term;
-    if (next == sum) break;
+    if constexpr (is_plain_v<T>) {
+      if (next == sum) break;
+    }
     sum = next;
   }
   return sum;
 }
 
+template <class T>
+T scalar_of(int k) {
+  return T(static_cast<real_t<T>>(k));
+}
+
 }  // namespace detail
 
-// phi_1(x) = (e^x - 1) / x, phi_1(0) = 1: the zero-order-hold weight of the input.
+// phi_1(x) = (e^x - 1) / x, phi_1(0) = 1: the zero-order-hold weight of the input. A type that
+// carries derivatives takes the series sum_k x^k / (k+1)! near zero, where those of the closed form
+// cancel.
 template <class T>
 T phi1(const T& x) {
+  if constexpr (!detail::is_plain_v<T>) {
+    using std::abs;
+    using Magnitude = decltype(abs(x));
+    if (abs(x) < Magnitude(0.5)) {
+      return detail::power_series(T(1), [&x](int k) { return x / detail::scalar_of<T>(k + 1); });
+    }
+  }
   return x == T(0) ? T(1) : expm1_of(x) / x;
 }
 
 // phi_2(x) = (e^x - 1 - x) / x^2, phi_2(0) = 1/2: the first-order-hold weight. The closed form
-// cancels below |x| ~ 1/2 and gives way to the series there.
+// cancels below |x| ~ 1/2 and gives way to the series sum_k x^k / (k+2)! there.
 template <class T>
 T phi2(const T& x) {
   using std::abs;
   using Magnitude = decltype(abs(x));
-  if (abs(x) < Magnitude(0.5)) return detail::phi_series(x, 2);
+  if (abs(x) < Magnitude(0.5)) {
+    return detail::power_series(T(1) / T(2),
+                                [&x](int k) { return x / detail::scalar_of<T>(k + 2); });
+  }
   return (expm1_of(x) - x) / (x * x);
 }
 
-// phi_1'(x) = (e^x (x - 1) + 1) / x^2 = 1/2 + x/3 + x^2/8 + x^3/30 + …: the derivative that the
-// gradient of zero-order hold needs. (e^x - phi_1(x)) / x away from zero, near it the series
+// phi_1'(x) = (e^x (x - 1) + 1) / x^2 = 1/2 + x/3 + x^2/8 + x^3/30 + … = phi_1(x) - phi_2(x): the
+// derivative that the gradient of zero-order hold needs, and the weight of the previous input in
+// first-order hold. (e^x - phi_1(x)) / x away from zero, near it the series
 // sum_k (k+1) x^k / (k+2)!.
 template <class T>
 T phi1_derivative(const T& x) {
@@ -99,16 +125,9 @@ T phi1_derivative(const T& x) {
   using std::exp;
   using Magnitude = decltype(abs(x));
   if (abs(x) < Magnitude(0.5)) {
-    T term = T(1) / T(2);
-    T sum = term;
-    for (int k = 1; k < 60; ++k) {  // (k+1)/(k+2)! over k/(k+1)!
-      term = term * x * T(static_cast<real_t<T>>(k + 1)) / T(static_cast<real_t<T>>(k)) /
-             T(static_cast<real_t<T>>(k + 2));
-      const T next = sum + term;
-      if (next == sum) break;
-      sum = next;
-    }
-    return sum;
+    return detail::power_series(T(1) / T(2), [&x](int k) {  // (k+1)/(k+2)! over k/(k+1)!
+      return x * detail::scalar_of<T>(k + 1) / detail::scalar_of<T>(k * (k + 2));
+    });
   }
   return (exp(x) - phi1(x)) / x;
 }
