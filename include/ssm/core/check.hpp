@@ -64,7 +64,7 @@ class Check {
     }
     const index_t limit = std::numeric_limits<index_t>::max() / static_cast<index_t>(sizeof(T));
     require(view.size() < limit, ErrorCode::size_overflow, argument,
-            "has extents whose product does not fit in 63 bits of bytes");
+            "must have extents whose product fits in 63 bits of bytes");
     require(view.size() == 0 || view.data() != nullptr, ErrorCode::invalid_argument, argument,
             "must not be null");
     return *this;
