@@ -132,6 +132,21 @@ class OwnedWorkspace {
   OwnedWorkspace& operator=(const OwnedWorkspace&) = delete;
   ~OwnedWorkspace() = default;
 
+  // Runs `f` on a counting arena, allocates what it counted, and returns f of an arena over that:
+  //
+  //   OwnedWorkspace memory;
+  //   const auto weights = memory.carve([&](Arena& a) {
+  //     return MambaParameters<float>::carve(config, a);
+  //   });
+  template <class F>
+  auto carve(F&& f) {
+    Arena counter;
+    f(counter);
+    *this = OwnedWorkspace(counter.bytes_needed());
+    Arena exact = arena();
+    return f(exact);
+  }
+
   // Reallocates, without keeping the contents, when there are fewer bytes than this.
   void reserve(std::size_t bytes) {
     if (bytes > size_) *this = OwnedWorkspace(bytes);

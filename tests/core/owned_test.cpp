@@ -114,4 +114,17 @@ TEST(OwnedWorkspace, EmptyIsAnExhaustedArenaNotACountingOne) {
   EXPECT_TRUE(arena.exhausted());
 }
 
+TEST(OwnedWorkspace, CarvesExactlyWhatItCounts) {
+  ssm::OwnedWorkspace memory;
+  const auto views = memory.carve([](ssm::Arena& arena) {
+    const auto a = arena.view<float, 2>({3, 5});
+    return std::make_pair(a, arena.view<double, 1>({7}));
+  });
+  ASSERT_NE(views.first.data(), nullptr);
+  ASSERT_NE(views.second.data(), nullptr);
+  views.first(2, 4) = 1;
+  views.second(6) = 2;
+  EXPECT_EQ(memory.size(), 64u + 64u + 63u);
+}
+
 }  // namespace
