@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <limits>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #if defined(_WIN32)
@@ -70,6 +72,9 @@ class MappedFile {
 
   const unsigned char* data() const noexcept { return static_cast<const unsigned char*>(data_); }
   std::size_t size() const noexcept { return size_; }
+  std::string_view text() const noexcept {
+    return std::string_view(static_cast<const char*>(data_), size_);
+  }
 
   // An empty file maps to a null pointer of size 0.
   static Result open(const std::filesystem::path& path, MappedFile* file) {
@@ -146,6 +151,146 @@ class MappedFile {
 
   void* data_ = nullptr;
   std::size_t size_ = 0;
+};
+
+// A file that appears at its path whole or not at all: bytes go to a temporary file beside it,
+// which commit() syncs to the disk and renames over the target, then syncs the directory. Until
+// commit() has returned ok the old target, if any, is untouched; without commit() the temporary
+// file is removed. A crash can leave only the temporary file, "<path>.<process>-<n>.tmp".
+class AtomicFile {
+ public:
+  AtomicFile() = default;
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile() {
+    close();
+    std::error_code ignored;
+    if (!temporary_.empty()) std::filesystem::remove(temporary_, ignored);
+  }
+
+  Result create(const std::filesystem::path& path) {
+    constexpr int kAttempts = 100;
+    path_ = path;
+    if (path.filename().empty()) {
+      return Result::error(ErrorCode::cannot_write, path_text(path) + ": names no file");
+    }
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      std::filesystem::path candidate = path;
+      candidate += "." + std::to_string(process_id()) + "-" + std::to_string(attempt) + ".tmp";
+#if defined(_WIN32)
+      handle_ = CreateFileW(candidate.c_str(), GENERIC_WRITE, 0, nullptr, CREATE_NEW,
+                            FILE_ATTRIBUTE_NORMAL, nullptr);
+      const bool taken = !is_open() && GetLastError() == ERROR_FILE_EXISTS;
+#else
+      handle_ = ::open(candidate.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      const bool taken = !is_open() && errno == EEXIST;
+#endif
+      if (is_open()) {
+        temporary_ = candidate;
+        return Result::ok();
+      }
+      if (!taken) return system_error(ErrorCode::cannot_write, candidate, "create");
+    }
+    return Result::error(ErrorCode::cannot_write,
+                         path_text(path) + ": cannot write: " + std::to_string(kAttempts) +
+                             " temporary files beside it are in the way");
+  }
+
+  // Small pieces are gathered into one system call.
+  Result append(const void* data, std::size_t bytes) {
+    constexpr std::size_t kGather = std::size_t{1} << 18;
+    if (buffer_.size() + bytes <= kGather) {
+      buffer_.append(static_cast<const char*>(data), bytes);
+      return Result::ok();
+    }
+    const Result result = flush();
+    return result ? write_all(data, bytes) : result;
+  }
+
+  Result commit() {
+    const Result flushed = flush();
+    if (!flushed) return flushed;
+#if defined(_WIN32)
+    if (!FlushFileBuffers(handle_)) {
+      return system_error(ErrorCode::cannot_write, temporary_, "sync");
+    }
+    if (!close()) return system_error(ErrorCode::cannot_write, temporary_, "close");
+    if (!MoveFileExW(temporary_.c_str(), path_.c_str(),
+                     MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH)) {
+      return system_error(ErrorCode::cannot_write, path_, "replace");
+    }
+    temporary_.clear();
+    return Result::ok();
+#else
+    if (::fsync(handle_) != 0) return system_error(ErrorCode::cannot_write, temporary_, "sync");
+    if (!close()) return system_error(ErrorCode::cannot_write, temporary_, "close");
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+      return system_error(ErrorCode::cannot_write, path_, "replace");
+    }
+    temporary_.clear();
+    const std::filesystem::path parent = path_.parent_path();
+    const std::filesystem::path directory = parent.empty() ? "." : parent;
+    const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return system_error(ErrorCode::cannot_write, directory, "open");
+    const Result result = ::fsync(descriptor) == 0
+                              ? Result::ok()
+                              : system_error(ErrorCode::cannot_write, directory, "sync");
+    ::close(descriptor);
+    return result;
+#endif
+  }
+
+ private:
+#if defined(_WIN32)
+  using Handle = HANDLE;
+  static Handle closed() { return INVALID_HANDLE_VALUE; }
+  static unsigned long process_id() { return GetCurrentProcessId(); }
+#else
+  using Handle = int;
+  static Handle closed() { return -1; }
+  static long process_id() { return static_cast<long>(::getpid()); }
+#endif
+  Result flush() {
+    const std::string pending = std::exchange(buffer_, std::string());
+    return write_all(pending.data(), pending.size());
+  }
+  Result write_all(const void* data, std::size_t bytes) {
+    constexpr std::size_t kMost = std::size_t{1} << 30;  // what every system takes in one call
+    const auto* next = static_cast<const char*>(data);
+    while (bytes > 0) {
+      const std::size_t wanted = bytes < kMost ? bytes : kMost;
+#if defined(_WIN32)
+      DWORD written = 0;
+      if (!WriteFile(handle_, next, static_cast<DWORD>(wanted), &written, nullptr)) {
+        return system_error(ErrorCode::cannot_write, temporary_, "write");
+      }
+#else
+      const ssize_t written = ::write(handle_, next, wanted);
+      if (written < 0) {
+        if (errno == EINTR) continue;
+        return system_error(ErrorCode::cannot_write, temporary_, "write");
+      }
+#endif
+      next += written;
+      bytes -= static_cast<std::size_t>(written);
+    }
+    return Result::ok();
+  }
+  bool is_open() const { return handle_ != closed(); }
+  bool close() {
+    if (!is_open()) return true;
+    const Handle handle = std::exchange(handle_, closed());
+#if defined(_WIN32)
+    return CloseHandle(handle) != 0;
+#else
+    return ::close(handle) == 0;
+#endif
+  }
+
+  Handle handle_ = closed();
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  std::string buffer_;
 };
 
 }  // namespace detail

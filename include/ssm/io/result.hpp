@@ -28,6 +28,7 @@ enum class ErrorCode {
   misaligned,          // data at an address that a zero-copy view of its type cannot have
   value_out_of_range,  // an integer that the destination type cannot hold
   missing,             // tensors, keys or files that are not there
+  unexpected,          // tensors that nothing asked for, or that contradict the configuration
   invalid_argument,    // a null pointer, a name that cannot be written, an empty list
   invalid_config,      // a value of config.json that is absent or outside its range
   unsupported_model,   // a model_type or an architecture option that is not supported
@@ -59,10 +60,10 @@ class [[nodiscard]] Result {
 
 namespace detail {
 
-// Text from a file made fit for a message: quoted, control characters escaped, cut at 120 bytes.
-inline std::string quote_text(std::string_view text) {
+// Text from a file made fit for a message: control characters escaped, cut at 120 bytes.
+inline std::string clean_text(std::string_view text) {
   constexpr std::size_t kLimit = 120;
-  std::string out = "'";
+  std::string out;
   for (const char c : text.substr(0, kLimit)) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte < 0x20 || byte == 0x7f) {
@@ -73,9 +74,10 @@ inline std::string quote_text(std::string_view text) {
       out += c;
     }
   }
-  out += text.size() > kLimit ? "…'" : "'";
+  if (text.size() > kLimit) out += "...";
   return out;
 }
+inline std::string quote_text(std::string_view text) { return "'" + clean_text(text) + "'"; }
 
 }  // namespace detail
 }  // namespace io

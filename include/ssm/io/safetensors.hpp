@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -748,6 +749,217 @@ class SafetensorsFile {
   std::string name_ = "(no file)";
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::string, std::less<>> metadata_;
+};
+
+namespace detail {
+
+// `text` as a JSON string. False when it is not UTF-8.
+inline bool json_string(std::string_view text, std::string* out) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    if (static_cast<unsigned char>(c) < 0x20) {
+      char escaped[7];
+      std::snprintf(escaped, sizeof(escaped), "\\u%04x", static_cast<unsigned>(c));
+      quoted += escaped;
+    } else {
+      quoted += c;
+    }
+  }
+  quoted += '"';
+  if (!nlohmann::json::accept(quoted)) return false;
+  *out += quoted;
+  return true;
+}
+
+}  // namespace detail
+
+// Writes a safetensors file. Tensors are added as views of any strides, which must stay valid and
+// unchanged until write(); nothing is copied before. The file depends on the set of tensors alone,
+// not on the order they were added in: they are laid out by element size, largest first, then by
+// name, so that every tensor is aligned.
+class SafetensorsWriter {
+ public:
+  template <class T, int Rank>
+  void add(std::string name, const View<T, Rank>& view) {
+    std::vector<index_t> shape;
+    for (int i = 0; i < Rank; ++i) shape.push_back(view.extent(i));
+    add(std::move(name), view, std::move(shape));
+  }
+
+  // Stores the view's elements, in its row-major order, under another shape of as many elements; an
+  // empty `shape` is a scalar.
+  template <class T, int Rank>
+  void add(std::string name, const View<T, Rank>& view, std::vector<index_t> shape) {
+    Entry entry;
+    entry.name = std::move(name);
+    entry.dtype = detail::dtype_of<std::remove_cv_t<T>>();
+    entry.shape = std::move(shape);
+    entry.data = reinterpret_cast<const unsigned char*>(view.data());
+    for (int i = 0; i < Rank; ++i) {
+      entry.extents.push_back(view.extent(i));
+      entry.strides.push_back(view.stride(i));
+    }
+    entries_.push_back(std::move(entry));
+  }
+
+  // A later value for the same key replaces the earlier one.
+  void set_metadata(const std::string& key, std::string value) {
+    metadata_[key] = std::move(value);
+  }
+
+  // Writes the file atomically: afterwards `path` holds either all of it or what it held before.
+  Result write(const std::filesystem::path& path) const {
+    const std::string file = detail::path_text(path);
+    std::vector<const Entry*> order;
+    for (const Entry& entry : entries_) order.push_back(&entry);
+    std::sort(order.begin(), order.end(), [](const Entry* a, const Entry* b) {
+      const index_t size_a = dtype_size(a->dtype);
+      const index_t size_b = dtype_size(b->dtype);
+      return size_a != size_b ? size_a > size_b : a->name < b->name;
+    });
+
+    std::string header(8, '\0');
+    Result result = make_header(file, order, &header);
+    if (!result) return result;
+    detail::AtomicFile out;
+    result = out.create(path);
+    if (result) result = out.append(header.data(), header.size());
+    for (const Entry* entry : order) {
+      if (result) result = append(*entry, &out);
+    }
+    return result ? out.commit() : result;
+  }
+
+ private:
+  struct Entry {
+    std::string name;
+    Dtype dtype = Dtype::f32;
+    std::vector<index_t> shape;  // as the file states it
+    const unsigned char* data = nullptr;
+    std::vector<index_t> extents;  // of the view
+    std::vector<index_t> strides;  // in elements
+  };
+
+  // -1 when an extent is negative or the product does not fit.
+  static index_t bytes_of(const std::vector<index_t>& shape, index_t element_size) {
+    index_t bytes = element_size;
+    for (const index_t extent : shape) {
+      if (extent < 0) return -1;
+      bytes = saturating_mul(bytes, extent);
+    }
+    return bytes == std::numeric_limits<index_t>::max() ? -1 : bytes;
+  }
+
+  static Result check(const std::string& who, const Entry& entry) {
+    const index_t size = dtype_size(entry.dtype);
+    const index_t bytes = bytes_of(entry.extents, size);
+    if (bytes < 0) {
+      return Result::error(ErrorCode::size_overflow,
+                           who + " has extents " + detail::shape_text(entry.extents) +
+                               ", which must not be negative and must fit in 63 bits of bytes");
+    }
+    if (bytes != bytes_of(entry.shape, size)) {
+      return Result::error(ErrorCode::shape_mismatch,
+                           who + " has extents " + detail::shape_text(entry.extents) +
+                               " and the shape " + detail::shape_text(entry.shape) +
+                               ", which must have as many elements");
+    }
+    if (bytes > 0 && entry.data == nullptr) {
+      return Result::error(ErrorCode::invalid_argument, who + " has null data");
+    }
+    return Result::ok();
+  }
+
+  Result make_header(const std::string& file, const std::vector<const Entry*>& order,
+                     std::string* header) const {
+    const auto not_utf8 = [&](const std::string& text) {
+      return Result::error(ErrorCode::invalid_argument,
+                           file + ": " + detail::quote_text(text) + " is not UTF-8");
+    };
+    *header += '{';
+    const char* separator = "";
+    if (!metadata_.empty()) {
+      *header += "\"__metadata__\":{";
+      for (const auto& [key, value] : metadata_) {
+        *header += separator;
+        if (!detail::json_string(key, header)) return not_utf8(key);
+        *header += ':';
+        if (!detail::json_string(value, header)) return not_utf8(value);
+        separator = ",";
+      }
+      *header += '}';
+    }
+    std::unordered_set<std::string_view> names = {"__metadata__"};
+    index_t offset = 0;
+    for (const Entry* entry : order) {
+      const std::string who = file + ": tensor " + detail::quote_text(entry->name);
+      if (!names.insert(entry->name).second) {
+        return Result::error(ErrorCode::duplicate_name, who + " has a name that is taken");
+      }
+      const Result result = check(who, *entry);
+      if (!result) return result;
+      const index_t bytes = bytes_of(entry->shape, dtype_size(entry->dtype));
+      if (bytes > std::numeric_limits<index_t>::max() - offset) {
+        return Result::error(ErrorCode::size_overflow, who + " ends beyond 63 bits of bytes");
+      }
+      *header += separator;
+      if (!detail::json_string(entry->name, header)) return not_utf8(entry->name);
+      *header += std::string(":{\"dtype\":\"") + dtype_name(entry->dtype) + "\",\"shape\":[";
+      for (std::size_t i = 0; i < entry->shape.size(); ++i) {
+        *header += (i > 0 ? "," : "") + std::to_string(entry->shape[i]);
+      }
+      *header += "],\"data_offsets\":[" + std::to_string(offset) + "," +
+                 std::to_string(offset + bytes) + "]}";
+      offset += bytes;
+      separator = ",";
+    }
+    *header += '}';
+    header->resize((header->size() + 7) / 8 * 8, ' ');
+    const std::uint64_t header_bytes = header->size() - 8;
+    if (header_bytes > SafetensorsFile::kMaxHeaderBytes) {
+      return Result::error(ErrorCode::header_too_long,
+                           file + ": header takes " + std::to_string(header_bytes) +
+                               " bytes, must be at most " +
+                               std::to_string(SafetensorsFile::kMaxHeaderBytes));
+    }
+    std::memcpy(header->data(), &header_bytes, 8);
+    return Result::ok();
+  }
+
+  // The elements in row-major order, gathered row by row where they are not already.
+  static Result append(const Entry& entry, detail::AtomicFile* out) {
+    const auto size = static_cast<std::size_t>(dtype_size(entry.dtype));
+    const auto elements = static_cast<std::size_t>(bytes_of(entry.extents, 1));
+    if (elements == 0) return Result::ok();
+    const std::size_t last = entry.extents.size() - 1;
+    const auto columns = static_cast<std::size_t>(entry.extents[last]);
+    const index_t stride = entry.strides[last] * static_cast<index_t>(size);
+    std::vector<index_t> index(last, 0);
+    std::vector<unsigned char> row(columns * size);
+    for (std::size_t r = 0; r < elements / columns; ++r) {
+      const unsigned char* from = entry.data;
+      for (std::size_t d = 0; d < last; ++d) {
+        from += index[d] * entry.strides[d] * static_cast<index_t>(size);
+      }
+      if (stride != static_cast<index_t>(size)) {
+        for (std::size_t i = 0; i < columns; ++i) {
+          std::memcpy(row.data() + i * size, from + static_cast<index_t>(i) * stride, size);
+        }
+        from = row.data();
+      }
+      const Result result = out->append(from, columns * size);
+      if (!result) return result;
+      for (std::size_t d = last; d-- > 0;) {
+        if (++index[d] < entry.extents[d]) break;
+        index[d] = 0;
+      }
+    }
+    return Result::ok();
+  }
+
+  std::vector<Entry> entries_;
+  std::map<std::string, std::string> metadata_;
 };
 
 }  // namespace io
