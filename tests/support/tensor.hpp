@@ -103,7 +103,7 @@ class Tensor {
   }
 
   // Elements uniform in [low, high), real and imaginary part alike, rounded to T.
-  Tensor& fill(Random& random, double low, double high) {
+  void fill(Random& random, double low, double high) const {
     for_each([&](T& v) {
       using R = ssm::real_t<T>;
       if constexpr (ssm::is_complex_v<T>) {
@@ -113,18 +113,15 @@ class Tensor {
         v = from_double(random.uniform(low, high));
       }
     });
-    return *this;
   }
   // Small integers in {low, …, high}: sums and products of them are exact in every order.
-  Tensor& fill_integers(Random& random, index_t low, index_t high) {
+  void fill_integers(Random& random, index_t low, index_t high) const {
     for_each([&](T& v) { v = from_double(static_cast<double>(random.integer(low, high))); });
-    return *this;
   }
-  Tensor& fill(double value) {
+  void fill(double value) const {
     for_each([&](T& v) { v = from_double(value); });
-    return *this;
   }
-  void poison() { std::memset(bytes_->data(), kPoison, bytes_->size()); }
+  void poison() const { std::memset(bytes_->data(), kPoison, bytes_->size()); }
 
   // The elements in row-major order.
   std::vector<T> values() const {
