@@ -89,11 +89,8 @@ class BlockUnderTest {
   using Activations = ssm::Owned<T, 3>;
 
   explicit BlockUnderTest(const ssm::MambaConfig& c, std::uint64_t seed = 1) : config(c) {
-    ssm::Arena counter;
-    ssm::MambaParameters<T>::carve(c, counter);
-    weight_memory = ssm::OwnedWorkspace(counter.bytes_needed());
-    ssm::Arena arena = weight_memory.arena();
-    parameters = ssm::MambaParameters<T>::carve(c, arena);
+    parameters = weight_memory.carve(
+        [&](ssm::Arena& arena) { return ssm::MambaParameters<T>::carve(c, arena); });
     ssm::Random random(seed);
     ssm::initialize(c, parameters, random);
     // Initialisation leaves these regular; a test wants them all different.
@@ -119,12 +116,9 @@ class BlockUnderTest {
     ssm::MambaState<T> state;
   };
   StateMemory zero_state(ssm::index_t sequences) const {
-    ssm::Arena counter;
-    ssm::MambaState<T>::carve(config, sequences, counter);
     StateMemory s;
-    s.memory = ssm::OwnedWorkspace(counter.bytes_needed());
-    ssm::Arena arena = s.memory.arena();
-    s.state = ssm::MambaState<T>::carve(config, sequences, arena);
+    s.state = s.memory.carve(
+        [&](ssm::Arena& arena) { return ssm::MambaState<T>::carve(config, sequences, arena); });
     ssm::set_zero(s.state);
     return s;
   }

@@ -41,10 +41,10 @@ TEST(ParameterCount, EqualsTheVisitedSizes) {
   ssm::LanguageModelConfig c = published(24, 3);
   c.block.bias = true;
   c.tie_embeddings = false;
-  ssm::OwnedWorkspace memory(ssm::LanguageModelParameters<float>::bytes(c));
-  ssm::Arena arena = memory.arena();
-  const auto p = ssm::LanguageModelParameters<float>::carve(c, arena, arena);
-  ASSERT_FALSE(arena.exhausted());
+  ssm::OwnedWorkspace memory;
+  const auto p = memory.carve([&](ssm::Arena& arena) {
+    return ssm::LanguageModelParameters<float>::carve(c, arena, arena);
+  });
   ssm::index_t visited = 0;
   std::vector<std::string> names;
   p.for_each([&](const char* name, const auto& view) {
@@ -73,11 +73,9 @@ TEST(MambaConfig, NamesTheDimensionThatIsWrong) {
 
 TEST(MambaWeights, NameTheArrayThatIsMissingSuperfluousOrMisshapen) {
   ssm::MambaConfig c = ssm::mamba_config(8);
-  ssm::Arena counter;
-  ssm::MambaParameters<float>::carve(c, counter);
-  ssm::OwnedWorkspace memory(counter.bytes_needed());
-  ssm::Arena arena = memory.arena();
-  const ssm::MambaWeights<float> good = ssm::MambaParameters<float>::carve(c, arena);
+  ssm::OwnedWorkspace memory;
+  const ssm::MambaWeights<float> good =
+      memory.carve([&](ssm::Arena& arena) { return ssm::MambaParameters<float>::carve(c, arena); });
   EXPECT_TRUE(check_shapes(c, good));
   ssm::MambaWeights<float> w = good;
   w.x_proj_weight = {};
@@ -95,11 +93,9 @@ TEST(MambaWeights, NameTheArrayThatIsMissingSuperfluousOrMisshapen) {
 
 TEST(Initialize, FollowsThePublishedDistributions) {
   const ssm::MambaConfig c = ssm::mamba_config(128);
-  ssm::Arena counter;
-  ssm::MambaParameters<float>::carve(c, counter);
-  ssm::OwnedWorkspace memory(counter.bytes_needed());
-  ssm::Arena arena = memory.arena();
-  const auto p = ssm::MambaParameters<float>::carve(c, arena);
+  ssm::OwnedWorkspace memory;
+  const auto p =
+      memory.carve([&](ssm::Arena& arena) { return ssm::MambaParameters<float>::carve(c, arena); });
   ssm::Random random(11);
   ssm::MambaInit init;
   init.n_layer = 4;

@@ -5,18 +5,13 @@
 #include <vector>
 
 #include "block/block_under_test.hpp"
-#include "ssm/io/safetensors.hpp"
+#include "golden/read.hpp"
+#include "ssm/io/huggingface.hpp"
 
 // A trained keyword spotter and a real utterance (shared/real/README.md), on every host backend:
 // Linear 40 -> 64, one Mamba block without norm or residual, mean over time, Linear 64 -> 10. The
 // data lives beside the project; where it is not, the tests say so and are skipped.
 namespace ssm_test {
-
-#define SSM_ASSERT_READ(call)                  \
-  do {                                         \
-    const ::ssm::io::Result outcome = (call);  \
-    ASSERT_TRUE(outcome) << outcome.message(); \
-  } while (false)
 
 template <class On>
 class KeywordSpottingSuite : public ::testing::Test {
@@ -40,26 +35,13 @@ class KeywordSpottingSuite : public ::testing::Test {
     SSM_ASSERT_READ(sample.copy_to("logits", expected.view()));
 
     ssm::MambaConfig config = ssm::mamba_config(64);
-    ssm::Arena counter;
-    ssm::MambaParameters<T>::carve(config, counter);
-    weight_memory = ssm::OwnedWorkspace(counter.bytes_needed());
-    ssm::Arena arena = weight_memory.arena();
-    const auto parameters = ssm::MambaParameters<T>::carve(config, arena);
-    parameters.for_each([&](const std::string& name, const auto& view) {
-      if (name == "conv1d.weight") {  // stored (d_inner, 1, d_conv)
-        SSM_ASSERT_READ(model.copy_to(
-            "mamba.conv1d.weight", ssm::View<T, 3>(parameters.conv1d_weight.data(), {128, 1, 4})));
-      } else {
-        SSM_ASSERT_READ(model.copy_to("mamba." + name, view));
-      }
-    });
+    const auto parameters = weight_memory.carve(
+        [&](ssm::Arena& arena) { return ssm::MambaParameters<T>::carve(config, arena); });
+    SSM_ASSERT_READ(ssm::io::load_parameters(model, parameters, "mamba."));
     prepared_memory = ssm::OwnedWorkspace(Block::prepared_bytes(backend, config));
     SSM_EXPECT_OK(block.prepare(backend, config, parameters, prepared_memory.arena()));
-    ssm::Arena state_counter;
-    ssm::MambaState<T>::carve(config, 1, state_counter);
-    state_memory = ssm::OwnedWorkspace(state_counter.bytes_needed());
-    ssm::Arena state_arena = state_memory.arena();
-    state = ssm::MambaState<T>::carve(config, 1, state_arena);
+    state = state_memory.carve(
+        [&](ssm::Arena& arena) { return ssm::MambaState<T>::carve(config, 1, arena); });
     ssm::set_zero(state);
   }
 

@@ -21,9 +21,9 @@ class ModelUnderTest {
     config.n_layer = 3;
     config.vocab_size = 23;
     config.tie_embeddings = tied;
-    weight_memory = ssm::OwnedWorkspace(ssm::LanguageModelParameters<T>::bytes(config));
-    ssm::Arena arena = weight_memory.arena();
-    weights = ssm::LanguageModelParameters<T>::carve(config, arena, arena);
+    weights = weight_memory.carve([&](ssm::Arena& arena) {
+      return ssm::LanguageModelParameters<T>::carve(config, arena, arena);
+    });
     ssm::Random random(9);
     ssm::initialize(config, weights, random);
     const auto bytes = Model::prepared_bytes(backend, config);
@@ -45,12 +45,10 @@ class ModelUnderTest {
     ssm::LanguageModelState<T> state;
   };
   StateMemory zero_state(ssm::index_t sequences) const {
-    ssm::Arena counter;
-    ssm::LanguageModelState<T>::carve(config, sequences, counter);
     StateMemory s;
-    s.memory = ssm::OwnedWorkspace(counter.bytes_needed());
-    ssm::Arena arena = s.memory.arena();
-    s.state = ssm::LanguageModelState<T>::carve(config, sequences, arena);
+    s.state = s.memory.carve([&](ssm::Arena& arena) {
+      return ssm::LanguageModelState<T>::carve(config, sequences, arena);
+    });
     ssm::set_zero(s.state);
     return s;
   }
