@@ -27,7 +27,7 @@ class LanguageModelGoldenSuite : public ::testing::Test {
     SSM_ASSERT_READ(ssm::io::SafetensorsFile::open(dir / "expected.safetensors", &expected));
     ssm::io::Checkpoint checkpoint;
     SSM_ASSERT_READ(ssm::io::Checkpoint::open(dir, &checkpoint));
-    config = ssm::language_model_config(checkpoint.config());
+    config = ssm::io::model_config<ssm::LanguageModelConfig>(checkpoint.config());
     const auto weights = weight_memory.carve([&](ssm::Arena& arena) {
       return ssm::LanguageModelParameters<T>::carve(config, arena, arena);
     });

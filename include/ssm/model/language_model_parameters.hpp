@@ -29,28 +29,6 @@ inline Status validate(const LanguageModelConfig& c) noexcept {
       .status();
 }
 
-// The configuration that a checkpoint's config.json describes. HuggingFaceConfig is
-// io::HuggingFaceConfig (<ssm/io/huggingface.hpp>), or anything with its members.
-template <class HuggingFaceConfig>
-LanguageModelConfig language_model_config(const HuggingFaceConfig& h) noexcept {
-  using ModelType = std::decay_t<decltype(h.model_type)>;
-  LanguageModelConfig c;
-  c.block.d_model = h.hidden_size;
-  c.block.d_inner = h.intermediate_size;
-  c.block.d_state = h.state_size;
-  c.block.d_conv = h.conv_kernel;
-  c.block.dt_rank = h.time_step_rank;
-  c.block.bias = h.use_bias;
-  c.block.conv_bias = h.use_conv_bias;
-  c.block.dt_b_c_norm = h.model_type == ModelType::falcon_mamba;
-  c.block.dt_b_c_eps = h.mixer_rms_eps;
-  c.n_layer = h.num_hidden_layers;
-  c.vocab_size = h.padded_vocab_size();
-  c.tie_embeddings = h.tie_word_embeddings;
-  c.norm_eps = h.layer_norm_epsilon;
-  return c;
-}
-
 // One layer: a norm before the block.
 template <class T>
 struct LayerParameters {
