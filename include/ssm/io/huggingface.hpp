@@ -93,13 +93,13 @@ class LoadProblems {
 template <class Find, class Parameters>
 void check_parameters(const std::string& where, const Find& find, const Parameters& parameters,
                       LoadProblems* problems) {
-  parameters.for_each([&](const char* name, const auto& view) {
+  parameters.for_each([&](std::string_view name, const auto& view) {
     using Element = typename std::decay_t<decltype(view)>::element_type;
     const TensorInfo* tensor = find(name);
     if (tensor == nullptr) {
-      problems->missing(name, shape_text(view));
+      problems->missing(std::string(name), shape_text(view));
     } else if (!same_squeezed(tensor->shape, view)) {
-      problems->mismatch(name, shape_text(tensor->shape), shape_text(view));
+      problems->mismatch(std::string(name), shape_text(tensor->shape), shape_text(view));
     } else {
       const Result result = check_destination<Element>(where, *tensor, view);
       if (!result) problems->other(result);
@@ -110,7 +110,7 @@ void check_parameters(const std::string& where, const Find& find, const Paramete
 template <class Find, class Parameters>
 void copy_parameters(const Find& find, const Parameters& parameters) {
   parameters.for_each(
-      [&](const char* name, const auto& view) { copy_elements(*find(name), view); });
+      [&](std::string_view name, const auto& view) { copy_elements(*find(name), view); });
 }
 
 }  // namespace detail
@@ -250,13 +250,13 @@ class Checkpoint {
 // asks for. A tied model's lm_head.weight may be absent, or present if it is the embedding.
 template <class Parameters>
 Result load_parameters(const Checkpoint& checkpoint, const Parameters& parameters) {
-  const auto find = [&](const char* name) { return checkpoint.find(name); };
+  const auto find = [&](std::string_view name) { return checkpoint.find(name); };
   detail::LoadProblems problems;
   detail::check_parameters(checkpoint.name(), find, parameters, &problems);
 
   std::set<std::string, std::less<>> wanted;
   parameters.for_each(
-      [&](const char* name, const auto&) { wanted.insert(detail::canonical_name(name)); });
+      [&](std::string_view name, const auto&) { wanted.insert(detail::canonical_name(name)); });
   const TensorInfo* embedding = checkpoint.find(detail::kEmbedding);
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (wanted.count(name) > 0) continue;
@@ -276,7 +276,7 @@ Result load_parameters(const Checkpoint& checkpoint, const Parameters& parameter
 template <class Parameters>
 Result load_parameters(const SafetensorsFile& file, const Parameters& parameters,
                        const std::string& prefix = "") {
-  const auto find = [&](const char* name) { return file.find(prefix + name); };
+  const auto find = [&](std::string_view name) { return file.find(prefix + std::string(name)); };
   detail::LoadProblems problems;
   detail::check_parameters(file.name(), find, parameters, &problems);
   const Result result = problems.result(file.name());
@@ -297,10 +297,10 @@ Result save_checkpoint(const std::filesystem::path& directory, const HuggingFace
   SafetensorsWriter writer;
   writer.set_metadata("format", "pt");
   const char* torch_dtype = "float32";
-  parameters.for_each([&](const char* name, const auto& view) {
+  parameters.for_each([&](std::string_view name, const auto& view) {
     using V = std::decay_t<decltype(view)>;
     using T = typename V::value_type;
-    std::string key = name;
+    std::string key(name);
     if (key == detail::kEmbedding) {
       torch_dtype = std::is_same_v<T, double> ? "float64"
                     : std::is_same_v<T, bf16> ? "bfloat16"
