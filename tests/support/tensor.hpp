@@ -215,7 +215,16 @@ T test_nan() {
   }
 }
 
-// The rows of an array of small integers as a tensor (lengths, starts, token ids).
+// A tensor of the given values in row-major order.
+template <class T, int Rank>
+Tensor<T, Rank> tensor_of(const ssm::Extents<Rank>& extents, const std::vector<double>& values) {
+  Tensor<T, Rank> out(extents);
+  auto value = values.begin();
+  out.for_each([&](T& element) { element = Tensor<T, Rank>::from_double(*value++); });
+  return out;
+}
+
+// Lengths or starts of sequences.
 inline Tensor<index_t, 1> index_tensor(const std::vector<index_t>& values) {
   Tensor<index_t, 1> out({static_cast<index_t>(values.size())});
   for (std::size_t i = 0; i < values.size(); ++i) out(static_cast<index_t>(i)) = values[i];
