@@ -15,6 +15,8 @@
 #include "ssm/core/status.hpp"
 #include "ssm/core/view.hpp"
 #include "ssm/cpu/backend.hpp"
+#include "ssm/cpu/fixed_mamba_block.hpp"
+#include "ssm/cpu/math.hpp"
 #include "ssm/cpu/simd.hpp"
 #include "ssm/cpu/state_matrix.hpp"
 #include "ssm/fwd.hpp"
