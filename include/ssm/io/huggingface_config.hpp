@@ -251,8 +251,9 @@ inline Result parse_config(std::string_view text, const std::string& file,
   return result;
 }
 
-// The text of a config.json in either style. The original style cannot say falcon_mamba, nor an
-// intermediate_size that is not a whole multiple of hidden_size.
+// The text of a config.json in either style. The original style cannot say falcon_mamba, a
+// layer_norm_epsilon other than 1e-5, or an intermediate_size that is not a multiple of
+// hidden_size.
 inline Result write_config(const HuggingFaceConfig& config, KeyStyle style,
                            const std::string& torch_dtype, std::string* text) {
   nlohmann::json object;
@@ -260,6 +261,11 @@ inline Result write_config(const HuggingFaceConfig& config, KeyStyle style,
     if (config.model_type != ModelType::mamba) {
       return Result::error(ErrorCode::unsupported_model,
                            "config.json: model_type falcon_mamba has no original key style");
+    }
+    if (config.layer_norm_epsilon != 1e-5) {
+      return Result::error(ErrorCode::unsupported_model,
+                           "config.json: layer_norm_epsilon is not 1e-5, the only one that the "
+                           "original key style has");
     }
     if (config.hidden_size <= 0 || config.intermediate_size % config.hidden_size != 0) {
       return Result::error(ErrorCode::unsupported_model,
