@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <type_traits>
 
 #include "ssm/core/dtype.hpp"
@@ -14,7 +15,8 @@ constexpr double unit_roundoff() {
   if constexpr (std::is_same<T, ssm::bf16>::value) return 0x1p-8;
   if constexpr (std::is_same<T, ssm::f16>::value) return 0x1p-11;
   if constexpr (std::is_same<T, float>::value) return 0x1p-24;
-  return 0x1p-53;
+  if constexpr (std::is_same<T, double>::value) return 0x1p-53;
+  return static_cast<double>(std::numeric_limits<long double>::epsilon()) / 2;
 }
 
 // The error allowed to a sum computed in accum_t, relative to the sum of the magnitudes of its

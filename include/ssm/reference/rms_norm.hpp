@@ -22,7 +22,8 @@ Status rms_norm(Reference, const RmsNormArgs<T>& a) {
   for (index_t b = 0; b < a.y.extent(0); ++b) {
     for (index_t t = 0; t < a.y.extent(1); ++t) {
       if (a.x.present() && a.residual.present()) {
-        for (index_t i = 0; i < features; ++i) a.residual(b, t, i) += widen(a.x(b, t, i));
+        for (index_t i = 0; i < features; ++i)
+          a.residual(b, t, i) = a.residual(b, t, i) + widen(a.x(b, t, i));
       }
       const auto r = [&a, b, t](index_t i) -> Accum {
         return a.residual.present() ? a.residual(b, t, i) : widen(a.x(b, t, i));
