@@ -70,7 +70,7 @@ class FixedMambaBlock {
     columns<DState>(w.A_log, 0, DInner, A_.data(), kInner);
     for (int i = 0; i < DState * kInner; i += kWidth) {  // A log2(e), for the exp2 of step()
       const V A_log = V::load(A_.data() + i);
-      (V(-detail::MathConstants<float>::log2e) * detail::exp(A_log)).store(A_.data() + i);
+      (V(-detail::simd::MathConstants<float>::log2e) * exp(A_log)).store(A_.data() + i);
     }
     row(w.D, 0, DInner, D_.data());
     columns<DInner>(w.out_proj_weight, 0, DModel, out_proj_.data(), kModel);
@@ -159,7 +159,7 @@ class FixedMambaBlock {
         (j + 2 < DConv ? V::load(tap + kInner) : current).store(tap);
       }
       sum = fma(V::load(conv_.data() + (DConv - 1) * kInner + c), current, sum);
-      detail::silu(sum).store(x + c);
+      silu(sum).store(x + c);
     }
   }
 
@@ -170,18 +170,19 @@ class FixedMambaBlock {
     for (int r = 0; r < DtRank; ++r) {
       dt = fma(V(low[r]), V::load(dt_proj_.data() + r * kInner + c), dt);
     }
-    const V delta = detail::softplus(dt);
+    const V delta = softplus(dt);
     const V x = V::load(channels + c);
     const V input = delta * x;
     V y = V::load(D_.data() + c) * x;
     for (int n = 0; n < DState; ++n) {
       float* const h = state.ssm.data() + n * kInner + c;
-      const V exponent = max(V(-detail::kExp2Bound), delta * V::load(A_.data() + n * kInner + c));
-      const V next = fma(detail::exp2_bounded(exponent), V::load(h), input * V(low[DtRank + n]));
+      const V exponent = max(V(-detail::simd::MathConstants<float>::exp2_bound),
+                             delta * V::load(A_.data() + n * kInner + c));
+      const V next = fma(exp2_bounded(exponent), V::load(h), input * V(low[DtRank + n]));
       next.store(h);
       y = fma(V(low[DtRank + DState + n]), next, y);
     }
-    (y * detail::silu(V::load(gate + c))).store(channels + c);
+    (y * silu(V::load(gate + c))).store(channels + c);
   }
 
   alignas(64) Array<DModel * kInner> in_x_{};

@@ -12,6 +12,7 @@
 // rounds twice. NaN stays NaN and infinities go to their limits.
 
 SSM_CPU_DETAIL_BEGIN
+namespace simd {
 
 // Minimax polynomials, found by Remez exchange in 60 digits. Those of exponentials have p(0) = 1
 // exactly, so that a decay of exp(0) does not drift over long sequences.
@@ -27,6 +28,7 @@ struct MathConstants<float> {
   static constexpr float exp_min = -104.0f;  // exp is zero at and below
   static constexpr float exp_max = 89.0f;    // and infinite here
   static constexpr float expm1_min = -40.0f;
+  static constexpr float exp2_bound = 126.0f;
   // e^f, |f| <= ln(2)/2: 2^-28.2
   static constexpr float exp[] = {1.0f,         1.0f,          0.49999994f,  0.16666521f,
                                   0.041668274f, 0.0083686840f, 0.0013820080f};
@@ -46,6 +48,7 @@ struct MathConstants<double> {
   static constexpr double exp_min = -746.0;
   static constexpr double exp_max = 710.0;
   static constexpr double expm1_min = -80.0;
+  static constexpr double exp2_bound = 1022.0;
   // 2^-58.0
   static constexpr double exp[] = {1.0,
                                    1.0,
@@ -171,8 +174,8 @@ SSM_ALWAYS_INLINE Vec<T> silu(Vec<T> z) noexcept {
   return numerator / fma(t, t, Vec<T>(T(1)));
 }
 
-// 2^t for |t| <= 126 (1022 for double), the inner loop of the scan: nothing to clamp.
-inline constexpr float kExp2Bound = 126.0f;
+// 2^t for |t| <= exp2_bound, where the result is normal: the inner loop of the scan, with nothing
+// to clamp. Elsewhere, NaN included, the result is not defined.
 
 template <class T>
 SSM_ALWAYS_INLINE Vec<T> exp2_bounded(Vec<T> t) noexcept {
@@ -207,4 +210,17 @@ SSM_ALWAYS_INLINE Vec<float> exp2_bounded(Vec<float> t) noexcept {
 }
 #endif
 
+// 2^t for any t, and within exp2_bound the bits of exp2_bounded(t): a lane never depends on whether
+// its neighbours allowed the faster function. Beyond, 2^(t/2) squared goes to 0 or infinity.
+template <class T>
+SSM_ALWAYS_INLINE Vec<T> exp2_any(Vec<T> t) noexcept {
+  const Vec<T> bound(MathConstants<T>::exp2_bound);
+  const Vec<T> lowest = Vec<T>(T(0)) - bound;
+  const Vec<T> inside = exp2_bounded(min(bound, max(lowest, t)));
+  const Vec<T> root = exp2_bounded(min(bound, max(lowest, t * Vec<T>(T(0.5)))));
+  const Vec<T> any = Vec<T>::select(less_equal(abs(t), bound), inside, root * root);
+  return Vec<T>::select(equal(t, t), any, t);
+}
+
+}  // namespace simd
 SSM_CPU_DETAIL_END

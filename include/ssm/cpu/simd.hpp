@@ -31,9 +31,11 @@
 //                                 (1.5 2^52 for double); exact while the result is normal
 //   sum(a), max_lane(a)           over the lanes, always in the same order
 //
-// and, below, loads and stores of the first n lanes and of strided elements.
+// and, below, loads and stores of the first n lanes and of strided elements. What works on a Vec is
+// found by its type, in a namespace of its own: code in ssm::detail still sees ssm::softplus.
 
 SSM_CPU_DETAIL_BEGIN
+namespace simd {
 
 template <class V, class Stored>
 V load_lane_by_lane(const Stored* p) noexcept {
@@ -87,5 +89,13 @@ SSM_ALWAYS_INLINE void store_strided(V v, Stored* p, index_t stride, int n) noex
   v.store(lanes);
   for (int i = 0; i < n; ++i) p[i * stride] = static_cast<Stored>(lanes[i]);
 }
+
+}  // namespace simd
+
+using simd::load_first;
+using simd::load_strided;
+using simd::store_first;
+using simd::store_strided;
+using simd::Vec;
 
 SSM_CPU_DETAIL_END

@@ -13,6 +13,7 @@
 // Vec for AVX-512; ssm/cpu/simd.hpp states what every Vec offers.
 
 SSM_CPU_DETAIL_BEGIN
+namespace simd {
 
 template <class T>
 struct Vec;
@@ -227,6 +228,7 @@ struct Vec<double> {
   }
 };
 
+}  // namespace simd
 SSM_CPU_DETAIL_END
 
 #endif

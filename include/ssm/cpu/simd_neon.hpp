@@ -14,6 +14,7 @@
 // Vec for NEON on AArch64; ssm/cpu/simd.hpp states what every Vec offers.
 
 SSM_CPU_DETAIL_BEGIN
+namespace simd {
 
 template <class T>
 struct Vec;
@@ -133,6 +134,7 @@ struct Vec<double> {
   friend SSM_ALWAYS_INLINE double max_lane(Vec a) noexcept { return vmaxvq_f64(a.v); }
 };
 
+}  // namespace simd
 SSM_CPU_DETAIL_END
 
 #endif

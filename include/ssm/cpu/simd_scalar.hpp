@@ -13,6 +13,7 @@
 // Vec for scalar code; ssm/cpu/simd.hpp states what every Vec offers.
 
 SSM_CPU_DETAIL_BEGIN
+namespace simd {
 
 // One lane: what a target without vector instructions runs, and the check on all the others.
 template <class T>
@@ -60,6 +61,7 @@ struct Vec {
   friend SSM_ALWAYS_INLINE T max_lane(Vec a) noexcept { return a.v; }
 };
 
+}  // namespace simd
 SSM_CPU_DETAIL_END
 
 #endif

@@ -14,6 +14,7 @@
 // Vec for SSE2; ssm/cpu/simd.hpp states what every Vec offers.
 
 SSM_CPU_DETAIL_BEGIN
+namespace simd {
 
 template <class T>
 struct Vec;
@@ -155,6 +156,7 @@ struct Vec<double> {
   }
 };
 
+}  // namespace simd
 SSM_CPU_DETAIL_END
 
 #endif
