@@ -17,6 +17,7 @@
 #include "ssm/cpu/backend.hpp"
 #include "ssm/cpu/fixed_mamba_block.hpp"
 #include "ssm/cpu/math.hpp"
+#include "ssm/cpu/selective_scan.hpp"
 #include "ssm/cpu/simd.hpp"
 #include "ssm/cpu/state_matrix.hpp"
 #include "ssm/fwd.hpp"
