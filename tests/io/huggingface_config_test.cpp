@@ -239,10 +239,12 @@ TEST(Config, ParameterCountsOfTheReleasedModels) {
 }
 
 TEST(Config, ThereAndBack) {
-  const char* const texts[] = {
+  const char* const own_sizes =
       R"("state_size":8,"conv_kernel":3,"time_step_rank":5,"layer_norm_epsilon":1e-6,)"
-      R"("use_bias":true,"use_conv_bias":false,"tie_word_embeddings":false,"expand":3)",
-      R"("bos_token_id":1,"eos_token_id":[2,3],"residual_in_fp32":false)", ""};
+      R"("use_bias":true,"use_conv_bias":false,"tie_word_embeddings":false,"expand":3)";
+  const char* const own_tokens =
+      R"("bos_token_id":1,"eos_token_id":[2,3],"residual_in_fp32":false)";
+  const char* const texts[] = {own_sizes, own_tokens, ""};
   for (const io::KeyStyle style : {io::KeyStyle::huggingface, io::KeyStyle::original}) {
     for (const char* more : texts) {
       HuggingFaceConfig wanted = parse(huggingface(more));
