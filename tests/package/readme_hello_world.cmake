@@ -1,0 +1,35 @@
+# Takes the first ```cpp block of README, compiles it as it stands, runs it, and compares what it
+# prints with the ```text block that follows.
+file(READ ${README} text)
+
+function(take_block language text block rest)
+  set(fence "```${language}\n")
+  string(FIND "${text}" "${fence}" begin)
+  if(begin EQUAL -1)
+    message(FATAL_ERROR "${README} has no ```${language} block where one is expected")
+  endif()
+  string(LENGTH "${fence}" length)
+  math(EXPR begin "${begin} + ${length}")
+  string(SUBSTRING "${text}" ${begin} -1 text)
+  string(FIND "${text}" "```" end)
+  string(SUBSTRING "${text}" 0 ${end} found)
+  string(SUBSTRING "${text}" ${end} -1 text)
+  set(${block} "${found}" PARENT_SCOPE)
+  set(${rest} "${text}" PARENT_SCOPE)
+endfunction()
+
+take_block(cpp "${text}" program text)
+take_block(text "${text}" expected text)
+string(REGEX MATCHALL "\n" lines "${program}")
+list(LENGTH lines line_count)
+if(line_count GREATER 15)
+  message(FATAL_ERROR "the hello world of ${README} has ${line_count} lines; it promises 15")
+endif()
+
+file(WRITE ${BINARY_DIR}/hello.cpp "${program}")
+execute_process(COMMAND ${CXX} -std=c++17 -O1 -I${INCLUDE} -I${EIGEN} ${BINARY_DIR}/hello.cpp -o
+                        ${BINARY_DIR}/hello COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${BINARY_DIR}/hello OUTPUT_VARIABLE printed COMMAND_ERROR_IS_FATAL ANY)
+if(NOT printed STREQUAL expected)
+  message(FATAL_ERROR "${README} says that its hello world prints\n${expected}but it prints\n${printed}")
+endif()
