@@ -14,15 +14,15 @@ namespace lti {
 // How x' = A x + B u becomes x_k = Abar x_{k-1} + Bbar u_k + Bbar_previous u_{k-1} over a step dt,
 // with X = dt A, phi_1(X) = (e^X - 1) / X and phi_2(X) = (e^X - 1 - X) / X^2:
 //
-//   rule                        Abar                         Bbar              Bbar_previous
-//   forward_euler               1 + X                        dt B
-//   backward_euler              (1 - X)^-1                   (1 - X)^-1 dt B
-//   bilinear                    (1 - X/2)^-1 (1 + X/2)       (1 - X/2)^-1 dt B
-//   generalized_bilinear(a)     (1 - aX)^-1 (1 + (1-a) X)    (1 - aX)^-1 dt B
-//   zero_order_hold             e^X                          dt phi_1(X) B
-//   first_order_hold            e^X                          dt phi_2(X) B     dt (phi_1 -
-//   phi_2)(X) B exponential_euler           e^X                          dt B
-//   exponential_trapezoidal(l)  e^X                          l dt B            (1-l) dt e^X B
+//   rule                        Abar                      Bbar               Bbar_previous
+//   forward_euler               1 + X                     dt B
+//   backward_euler              (1 - X)^-1                (1 - X)^-1 dt B
+//   bilinear                    (1 - X/2)^-1 (1 + X/2)    (1 - X/2)^-1 dt B
+//   generalized_bilinear(a)     (1 - aX)^-1 (1 + (1-a)X)  (1 - aX)^-1 dt B
+//   zero_order_hold             e^X                       dt phi_1(X) B
+//   first_order_hold            e^X                       dt phi_2(X) B      dt (phi_1-phi_2)(X) B
+//   exponential_euler           e^X                       dt B
+//   exponential_trapezoidal(l)  e^X                       l dt B             (1-l) dt e^X B
 //
 // Forward Euler, backward Euler and bilinear are generalized_bilinear with a = 0, 1 and 1/2
 // (Tustin; S4 takes 1/2). Zero- and first-order hold are exact for inputs that are constant, or
