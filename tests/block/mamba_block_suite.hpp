@@ -42,6 +42,27 @@ TYPED_TEST_P(MambaBlockSuite, EqualsTheOracle) {
   }
 }
 
+// Lengths around and beyond the chunks of time that a backend may work in, with a state and
+// without.
+TYPED_TEST_P(MambaBlockSuite, LongSequencesEqualTheOracle) {
+  using T = typename TypeParam::T;
+  const BlockUnderTest<TypeParam> test(small_config());
+  for (ssm::index_t length : {127, 128, 129, 300}) {
+    const auto x = test.random_input(1, length);
+    const Matrix expected =
+        block_oracle<T>(test.config, test.parameters, to_matrix(x.view().select(0, 0)));
+    SSM_EXPECT_CLOSE(flat(test.run(x.view(), {}).view()), flat(expected), block_tolerance<T>());
+    auto s = test.zero_state(1);
+    SSM_EXPECT_CLOSE(flat(test.run(x.view(), s.state).view()), flat(expected),
+                     block_tolerance<T>());
+    auto parts = test.zero_state(1);
+    test.run(x.view().slice(1, 0, 50), parts.state);
+    test.run(x.view().slice(1, 50, length - 50), parts.state);
+    SSM_EXPECT_CLOSE(flat(parts.state.ssm), flat(s.state.ssm), split_tolerance<T>());
+    SSM_EXPECT_CLOSE(flat(parts.state.conv), flat(s.state.conv), split_tolerance<T>());
+  }
+}
+
 // mamba#258, #101, #175: state in, state out, at any cut, also shorter than the convolution
 // (vllm#56196).
 TYPED_TEST_P(MambaBlockSuite, EverySplitOfForwardIsTheWhole) {
@@ -251,10 +272,10 @@ TYPED_TEST_P(MambaBlockSuite, WorkspaceIsExactlyWhatIsAskedFor) {
                                   ssm::Arena(memory.data() + offset, bytes - 64)));
 }
 
-REGISTER_TYPED_TEST_SUITE_P(MambaBlockSuite, EqualsTheOracle, EverySplitOfForwardIsTheWhole,
-                            StepsEqualForward, PackedSequencesAreSeparate, PaddingIsLeftAlone,
-                            NaNStaysInItsRow, TakesStridedAndOverlaidViews,
-                            NoTokensLeaveTheStateAsItWas, BadInputIsNamedAndNothingIsWritten,
-                            WorkspaceIsExactlyWhatIsAskedFor);
+REGISTER_TYPED_TEST_SUITE_P(MambaBlockSuite, EqualsTheOracle, LongSequencesEqualTheOracle,
+                            EverySplitOfForwardIsTheWhole, StepsEqualForward,
+                            PackedSequencesAreSeparate, PaddingIsLeftAlone, NaNStaysInItsRow,
+                            TakesStridedAndOverlaidViews, NoTokensLeaveTheStateAsItWas,
+                            BadInputIsNamedAndNothingIsWritten, WorkspaceIsExactlyWhatIsAskedFor);
 
 }  // namespace ssm_test

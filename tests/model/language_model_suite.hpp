@@ -1,78 +1,13 @@
 #pragma once
 
-#include "block/block_under_test.hpp"
-#include "ssm/model/language_model.hpp"
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "model/model_under_test.hpp"
 
 // Laws of LanguageModel<T, Backend> on random weights, for every host backend and storage type.
 namespace ssm_test {
-
-template <class On>
-class ModelUnderTest {
- public:
-  using T = typename On::T;
-  using Accum = ssm::accum_t<T>;
-  using Backend = typename On::Backend;
-  using Model = ssm::LanguageModel<T, Backend>;
-  using LogitsArray = ssm::Owned<Accum, 3>;
-
-  explicit ModelUnderTest(bool tied = true) {
-    config.block = ssm::mamba_config(10);
-    config.block.d_state = 4;
-    config.n_layer = 3;
-    config.vocab_size = 23;
-    config.tie_embeddings = tied;
-    weights = weight_memory.carve([&](ssm::Arena& arena) {
-      return ssm::LanguageModelParameters<T>::carve(config, arena, arena);
-    });
-    ssm::Random random(9);
-    ssm::initialize(config, weights, random);
-    const auto bytes = Model::prepared_bytes(backend, config);
-    host_memory = ssm::OwnedWorkspace(bytes.host);
-    data_memory = ssm::OwnedWorkspace(bytes.data);
-    SSM_EXPECT_OK(
-        model.prepare(backend, config, weights, host_memory.arena(), data_memory.arena()));
-  }
-
-  ssm::Owned<ssm::index_t, 2> random_ids(ssm::index_t batch, ssm::index_t length) const {
-    ssm::Owned<ssm::index_t, 2> ids({batch, length});
-    ssm::Random random(17);
-    for (std::size_t i = 0; i < ids.size(); ++i) ids.data()[i] = random.below(config.vocab_size);
-    return ids;
-  }
-
-  struct StateMemory {
-    ssm::OwnedWorkspace memory;
-    ssm::LanguageModelState<T> state;
-  };
-  StateMemory zero_state(ssm::index_t sequences) const {
-    StateMemory s;
-    s.state = s.memory.carve([&](ssm::Arena& arena) {
-      return ssm::LanguageModelState<T>::carve(config, sequences, arena);
-    });
-    ssm::set_zero(s.state);
-    return s;
-  }
-
-  LogitsArray run(const ssm::View<const ssm::index_t, 2>& ids,
-                  const ssm::LanguageModelState<T>& state, ssm::Logits which = ssm::Logits::all,
-                  const ssm::Sequences& sequences = {}) const {
-    const ssm::index_t rows = which == ssm::Logits::all ? ids.extent(1) : 1;
-    LogitsArray logits({ids.extent(0), rows, config.vocab_size});
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-      logits.data()[i] = std::numeric_limits<Accum>::quiet_NaN();
-    }
-    ssm::OwnedWorkspace scratch(model.workspace_bytes(backend, ids.extent(0), ids.extent(1)));
-    SSM_EXPECT_OK(
-        model.forward(backend, ids, logits.view(), state, scratch.arena(), which, sequences));
-    return logits;
-  }
-
-  ssm::LanguageModelConfig config;
-  Backend backend;
-  ssm::OwnedWorkspace weight_memory, host_memory, data_memory;
-  ssm::LanguageModelParameters<T> weights;
-  Model model;
-};
 
 template <class On>
 class LanguageModelSuite : public ::testing::Test {};
@@ -101,6 +36,23 @@ TYPED_TEST_P(LanguageModelSuite, EverySplitAndEveryStepIsTheWhole) {
                        split_tolerance<T>());
     }
   }
+}
+
+// Longer than any chunk of time that a backend works in.
+TYPED_TEST_P(LanguageModelSuite, LongSequencesAreTheirParts) {
+  using T = typename TypeParam::T;
+  const ModelUnderTest<TypeParam> test;
+  const ssm::index_t length = 300;
+  const auto ids = test.random_ids(2, length);
+  const auto whole = test.run(ids.view(), {});
+  auto s = test.zero_state(2);
+  for (ssm::index_t t = 0; t < length; t += 43) {
+    const ssm::index_t n = std::min<ssm::index_t>(43, length - t);
+    SSM_EXPECT_CLOSE(flat(test.run(ids.view().slice(1, t, n), s.state).view()),
+                     flat(whole.view().slice(1, t, n)), split_tolerance<T>());
+  }
+  SSM_EXPECT_CLOSE(flat(test.run(ids.view(), {}, ssm::Logits::last).view()),
+                   flat(whole.view().slice(1, length - 1, 1)), split_tolerance<T>());
 }
 
 TYPED_TEST_P(LanguageModelSuite, LastLogitsAreTheLastOfAll) {
@@ -230,8 +182,8 @@ TYPED_TEST_P(LanguageModelSuite, BadInputIsNamedAndNothingIsWritten) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(LanguageModelSuite, EverySplitAndEveryStepIsTheWhole,
-                            LastLogitsAreTheLastOfAll, PaddedAndPackedSequencesAreSeparate,
-                            SnapshotAndRollback, ShowsEveryLayerToAnObserver,
-                            BadInputIsNamedAndNothingIsWritten);
+                            LongSequencesAreTheirParts, LastLogitsAreTheLastOfAll,
+                            PaddedAndPackedSequencesAreSeparate, SnapshotAndRollback,
+                            ShowsEveryLayerToAnObserver, BadInputIsNamedAndNothingIsWritten);
 
 }  // namespace ssm_test

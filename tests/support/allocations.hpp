@@ -2,8 +2,8 @@
 
 namespace ssm_test {
 
-// Counts the calls of operator new on this thread while it lives. Needs allocations.cpp, which
-// replaces the operators of the whole program.
+// Counts the heap allocations of this thread while it lives, through operator new, malloc or any of
+// its relatives. Needs allocations.cpp, which watches the whole program.
 class AllocationCounter {
  public:
   AllocationCounter() noexcept;
