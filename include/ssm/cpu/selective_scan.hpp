@@ -42,23 +42,25 @@ class VectorScan {
   static constexpr int kTokens = 64;
   static constexpr int kTokensPerLane = 8;  // when B and C differ from lane to lane
   static constexpr int kCapacity = 256;     // state registers of a task
-  static constexpr int kMaxBlocks = 4;      // blocks of a task: 256 bytes of each row in AVX-512
+  static constexpr int kMaxBlocks = 8;      // blocks of a task: 512 bytes of each row in AVX-512
 
-  // `magnitude` bounds |A|; infinity when it is not known.
-  VectorScan(const Args& args, Accum magnitude) noexcept : a_(args), magnitude_(magnitude) {
+  // `magnitude` bounds |A|; infinity when it is not known. `threads` is how many tasks may run at
+  // once; no block depends on the others of its task.
+  VectorScan(const Args& args, Accum magnitude, int threads) noexcept
+      : a_(args), magnitude_(magnitude), delta_limit_(limit_for(V(magnitude))) {
     const index_t channels = a_.x.extent(2);
-    const index_t per_b = channels / a_.B.extent(2);
-    const index_t per_c = channels / a_.C.extent(2);
-    const index_t common = std::gcd(per_b, per_c);
+    per_b_ = channels / a_.B.extent(2);
+    per_c_ = channels / a_.C.extent(2);
+    const index_t common = std::gcd(per_b_, per_c_);
     per_lane_ = common < kWidth && common < channels;
     stretch_ = per_lane_ ? channels : common;
     blocks_per_stretch_ = (stretch_ + kWidth - 1) / kWidth;
     blocks_ = channels / stretch_ * blocks_per_stretch_;
     const index_t d_state = a_.A.extent(1);
     const index_t sequences = a_.sequences.count(a_.x.extent(0));
-    // At least eight tasks, if there are as many blocks; then larger ones, for longer rows.
+    // Tasks of long rows, but four to a thread if there are as many blocks.
     blocks_per_task_ = std::min<index_t>(std::min<index_t>(kMaxBlocks, kCapacity / d_state),
-                                         std::max<index_t>(blocks_ * sequences / 8, 1));
+                                         std::max<index_t>(blocks_ * sequences / (4 * threads), 1));
     tasks_per_sequence_ = (blocks_ + blocks_per_task_ - 1) / blocks_per_task_;
   }
 
@@ -88,18 +90,21 @@ class VectorScan {
         std::fill(block.residual, block.residual + d_state * kWidth, Accum(0));
       }
     }
+    const int count = static_cast<int>(last - first);
     const index_t step = per_lane_ ? kTokensPerLane : kTokens;
     for (index_t t = 0; t < length; t += step) {
       const int tokens = static_cast<int>(std::min(step, length - t));
-      for (index_t i = first; i < last; ++i) {
-        Block& block = blocks[i - first];
-        if (t + step >= length) aim_h_last(block, sequence);
-        run_chunk(block, streams, t, tokens, memory.scratch);
-        block.h_in = block.h_out;
-        block.h_in_stride = block.h_out_stride;
+      if (t + step >= length) {
+        for (int i = 0; i < count; ++i) aim_h_last(blocks[i], sequence);
+      }
+      // Several blocks abreast when their tokens are few, so that one's latencies hide another's.
+      const int abreast = std::max(1, std::min(kMaxBlocks, kTokens / tokens));
+      for (int i = 0; i < count; i += abreast) {
+        run_chunk(blocks, i, std::min(i + abreast, count), count, streams, t, tokens,
+                  std::min(step, length - t - tokens), memory.scratch);
       }
     }
-    for (index_t i = first; i < last; ++i) store_h_last(blocks[i - first], sequence);
+    for (int i = 0; i < count; ++i) store_h_last(blocks[i], sequence);
   }
 
  private:
@@ -137,7 +142,7 @@ class VectorScan {
   // kWidth adjacent channels, of which the first `lanes` exist. State n of A and h is at
   // n * stride: the caller's own memory where channels are contiguous there, else a copy.
   struct Block {
-    index_t channel;
+    index_t channel, group_b, group_c;
     int lanes;
     const Accum* A;
     index_t A_stride;
@@ -150,8 +155,23 @@ class VectorScan {
     V delta_limit;  // on |delta| log2(e), so that exp2_bounded may be used
   };
 
+  // Rows to ask the memory for: those of x, dt, z and y, `stride` elements from token to token.
+  struct Ahead {
+    const T* row[4];
+    index_t stride[4];
+    int tokens;
+    SSM_ALWAYS_INLINE void fetch(index_t t) const noexcept {
+      if (t >= tokens) return;
+      for (int i = 0; i < 4; ++i) prefetch(row[i] + t * stride[i]);
+    }
+  };
+
   // One pass of a tile of states over a chunk.
   struct Pass {
+    const Accum* delta;  // of Scratch, from the block's first row on
+    const Accum* scaled_delta;
+    const Accum* input;
+    Accum* sum;
     const Accum* A;
     index_t A_stride;
     const Accum* h_in;
@@ -164,12 +184,24 @@ class VectorScan {
     const Accum* C;
     index_t C_token, C_state;
     int tokens;
+    Ahead ahead;
   };
+
+  static V limit_for(V magnitude) noexcept {
+    return min(V(simd::MathConstants<Accum>::exp2_bound) / magnitude,
+               V(std::numeric_limits<Accum>::max()));
+  }
+
+  // a / b, without the wait for a division in the common case of one group.
+  static index_t quotient(index_t a, index_t b) noexcept { return a < b ? 0 : a / b; }
 
   Block make_block(index_t i) const noexcept {
     Block block{};
-    const index_t offset = i % blocks_per_stretch_ * kWidth;
-    block.channel = i / blocks_per_stretch_ * stretch_ + offset;
+    const index_t stretch = quotient(i, blocks_per_stretch_);
+    const index_t offset = (i - stretch * blocks_per_stretch_) * kWidth;
+    block.channel = stretch * stretch_ + offset;
+    block.group_b = quotient(block.channel, per_b_);
+    block.group_c = quotient(block.channel, per_c_);
     block.lanes = static_cast<int>(std::min<index_t>(kWidth, stretch_ - offset));
     return block;
   }
@@ -177,7 +209,8 @@ class VectorScan {
   void load_A(Block& block, Accum* copy, index_t length) const noexcept {
     const index_t d_state = a_.A.extent(1);
     const Accum* const data = a_.A.data() + block.channel * a_.A.stride(0);
-    if (a_.A.stride(0) == 1 && block.lanes == kWidth) {
+    // A copy pays for itself soon: rows of A far apart may share a set of the first cache.
+    if (a_.A.stride(0) == 1 && block.lanes == kWidth && length <= 16) {
       block.A = data;
       block.A_stride = a_.A.stride(1);
     } else {
@@ -189,15 +222,14 @@ class VectorScan {
       block.A_stride = kWidth;
     }
     // The bound over all channels will do for a few tokens; a longer run deserves its own.
-    V magnitude(magnitude_);
+    block.delta_limit = delta_limit_;
     if (length > 16 && magnitude_ < std::numeric_limits<Accum>::infinity()) {
-      magnitude = V(Accum(0));
+      V magnitude(Accum(0));
       for (index_t n = 0; n < d_state; ++n) {
         magnitude = max(magnitude, abs(V::load(block.A + n * block.A_stride)));
       }
+      block.delta_limit = limit_for(magnitude);
     }
-    const V limit = V(simd::MathConstants<Accum>::exp2_bound) / magnitude;
-    block.delta_limit = min(limit, V(std::numeric_limits<Accum>::max()));
   }
 
   void load_h0(Block& block, index_t sequence, Accum* copy) const noexcept {
@@ -248,35 +280,73 @@ class VectorScan {
     }
   }
 
-  void run_chunk(const Block& block, const Streams& streams, index_t t0, int tokens,
-                 Scratch& s) const noexcept {
-    const index_t d = block.channel;
-    const T* const x = streams.x.data + t0 * streams.x.token + d * a_.x.stride(2);
-    const T* const dt = streams.dt.data + t0 * streams.dt.token + d * a_.dt.stride(2);
-    T* const y = streams.y.data + t0 * streams.y.token + d * a_.y.stride(2);
-    const T* const z =
-        a_.z.present() ? streams.z.data + t0 * streams.z.token + d * a_.z.stride(2) : nullptr;
-    const bool direct = block.lanes == kWidth && a_.x.stride(2) == 1 && a_.dt.stride(2) == 1 &&
-                        a_.y.stride(2) == 1 && (z == nullptr || a_.z.stride(2) == 1);
-    const bool bounded = direct ? prepare<true>(block, streams, x, dt, tokens, s)
-                                : prepare<false>(block, streams, x, dt, tokens, s);
+  // The blocks [begin, end) of a task's `count`, over a chunk; `next_tokens` are in the chunk
+  // after.
+  void run_chunk(Block* blocks, int begin, int end, int count, const Streams& streams, index_t t0,
+                 int tokens, index_t next_tokens, Scratch& s) const noexcept {
+    bool bounded[kMaxBlocks];
+    for (int i = begin; i < end; ++i) {
+      bounded[i] = is_direct(blocks[i])
+                       ? prepare<true>(blocks[i], streams, t0, tokens, (i - begin) * tokens, s)
+                       : prepare<false>(blocks[i], streams, t0, tokens, (i - begin) * tokens, s);
+    }
+    for (int i = begin; i < end; ++i) {
+      Block& block = blocks[i];
+      // What comes next streams in while this is computed: the rows are far apart, so the hardware
+      // does not see it coming.
+      Ahead ahead;
+      ahead.tokens = 0;
+      if (tokens == kTokens) {
+        ahead = i + 1 < count ? look_ahead(blocks[i + 1], streams, t0, tokens)
+                              : look_ahead(blocks[0], streams, t0 + tokens, next_tokens);
+      }
+      run_states(block, streams, t0, tokens, (i - begin) * tokens, bounded[i], ahead, s);
+      block.h_in = block.h_out;
+      block.h_in_stride = block.h_out_stride;
+    }
+    for (int i = begin; i < end; ++i) {
+      if (is_direct(blocks[i])) {
+        finish<true>(blocks[i], streams, t0, tokens, (i - begin) * tokens, s);
+      } else {
+        finish<false>(blocks[i], streams, t0, tokens, (i - begin) * tokens, s);
+      }
+    }
+  }
 
+  // Whether the block's lanes are whole registers in memory.
+  bool is_direct(const Block& block) const noexcept {
+    return block.lanes == kWidth && a_.x.stride(2) == 1 && a_.dt.stride(2) == 1 &&
+           a_.y.stride(2) == 1 && (!a_.z.present() || a_.z.stride(2) == 1);
+  }
+
+  Ahead look_ahead(const Block& block, const Streams& streams, index_t t,
+                   index_t tokens) const noexcept {
+    const index_t d = block.channel;
+    Ahead ahead{{streams.x.data + t * streams.x.token + d * a_.x.stride(2),
+                 streams.dt.data + t * streams.dt.token + d * a_.dt.stride(2),
+                 streams.y.data + t * streams.y.token + d * a_.y.stride(2), nullptr},
+                {streams.x.token, streams.dt.token, streams.y.token, 0},
+                static_cast<int>(tokens)};
+    const bool gated = a_.z.present();
+    ahead.row[3] = gated ? streams.z.data + t * streams.z.token + d * a_.z.stride(2) : ahead.row[0];
+    ahead.stride[3] = gated ? streams.z.token : streams.x.token;
+    return ahead;
+  }
+
+  void run_states(const Block& block, const Streams& streams, index_t t0, int tokens, int row,
+                  bool bounded, const Ahead& ahead, Scratch& s) const noexcept {
     const bool plain = a_.b_rule == BRule::euler && a_.mode != ScanMode::accurate;
     const int d_state = static_cast<int>(a_.A.extent(1));
     for (int n = 0; n < d_state;) {
       const int width = std::min(d_state - n, kStates);
-      Pass pass = make_pass(block, streams, t0, tokens, n, width, s);
+      Pass pass = make_pass(block, streams, t0, tokens, row, n, width, s);
+      if (n == 0 && ahead.tokens > 0) pass.ahead = ahead;
       const int end = n + width;
       while (n < end) {
-        const int done = plain ? run_plain(pass, end - n, bounded, s) : run_any(pass, end - n, s);
+        const int done = plain ? run_plain(pass, end - n, bounded) : run_any(pass, end - n);
         n += done;
-        advance(pass, done);
+        if (n < end) advance(pass, done);
       }
-    }
-    if (direct) {
-      finish<true>(block, streams, y, z, tokens, s);
-    } else {
-      finish<false>(block, streams, y, z, tokens, s);
     }
   }
 
@@ -293,8 +363,10 @@ class VectorScan {
 
   // delta, its products and D x of a chunk; whether every delta A is within exp2_bounded.
   template <bool Direct>
-  bool prepare(const Block& block, const Streams& streams, const T* x, const T* dt, int tokens,
+  bool prepare(const Block& block, const Streams& streams, index_t t0, int tokens, int row,
                Scratch& s) const noexcept {
+    const T* const x = streams.x.data + t0 * streams.x.token + block.channel * a_.x.stride(2);
+    const T* const dt = streams.dt.data + t0 * streams.dt.token + block.channel * a_.dt.stride(2);
     const V bias = load_channels(a_.dt_bias, block);
     const V skip = load_channels(a_.D, block);
     const V log2e(simd::MathConstants<Accum>::log2e);
@@ -304,12 +376,13 @@ class VectorScan {
       V delta = load_lanes<Direct>(dt + t * streams.dt.token, a_.dt.stride(2), block.lanes) + bias;
       if (a_.delta_softplus) delta = softplus(delta);
       const V scaled = delta * log2e;
-      delta.store(s.delta + t * kWidth);
-      scaled.store(s.scaled_delta + t * kWidth);
-      (delta * input).store(s.input + t * kWidth);
+      const int at = (row + t) * kWidth;
+      delta.store(s.delta + at);
+      scaled.store(s.scaled_delta + at);
+      (delta * input).store(s.input + at);
       // Added rather than always multiplied, so that an absent D ignores an infinite x.
       const V sum = a_.D.present() ? skip * input : V(Accum(0));
-      sum.store(s.sum + t * kWidth);
+      sum.store(s.sum + at);
       outside = V::select(less_equal(abs(scaled), block.delta_limit), outside, V(Accum(1)));
     }
     return V::all(equal(outside, V(Accum(0))));
@@ -317,10 +390,14 @@ class VectorScan {
 
   // y = sum silu(z)
   template <bool Direct>
-  void finish(const Block& block, const Streams& streams, T* y, const T* z, int tokens,
+  void finish(const Block& block, const Streams& streams, index_t t0, int tokens, int row,
               const Scratch& s) const noexcept {
+    T* const y = streams.y.data + t0 * streams.y.token + block.channel * a_.y.stride(2);
+    const T* const z = a_.z.present()
+                           ? streams.z.data + t0 * streams.z.token + block.channel * a_.z.stride(2)
+                           : nullptr;
     for (int t = 0; t < tokens; ++t) {
-      V sum = V::load(s.sum + t * kWidth);
+      V sum = V::load(s.sum + (row + t) * kWidth);
       if (z != nullptr) {
         sum = sum * silu(load_lanes<Direct>(z + t * streams.z.token, a_.z.stride(2), block.lanes));
       }
@@ -332,9 +409,14 @@ class VectorScan {
     }
   }
 
-  Pass make_pass(const Block& block, const Streams& streams, index_t t0, int tokens, int n,
+  Pass make_pass(const Block& block, const Streams& streams, index_t t0, int tokens, int row, int n,
                  int width, Scratch& s) const noexcept {
     Pass p;
+    p.delta = s.delta + row * kWidth;
+    p.scaled_delta = s.scaled_delta + row * kWidth;
+    p.input = s.input + row * kWidth;
+    p.sum = s.sum + row * kWidth;
+    p.ahead.tokens = 0;
     p.A = block.A + n * block.A_stride;
     p.A_stride = block.A_stride;
     p.h_in = block.h_in + n * block.h_in_stride;
@@ -343,8 +425,10 @@ class VectorScan {
     p.h_out_stride = block.h_out_stride;
     p.residual = block.residual + n * kWidth;
     p.tokens = tokens;
-    place(a_.B, streams.B, block, t0, tokens, n, width, s.B, p.B, p.B_token, p.B_state);
-    place(a_.C, streams.C, block, t0, tokens, n, width, s.C, p.C, p.C_token, p.C_state);
+    place(a_.B, streams.B, block, block.group_b, per_b_, t0, tokens, n, width, s.B, p.B, p.B_token,
+          p.B_state);
+    place(a_.C, streams.C, block, block.group_c, per_c_, t0, tokens, n, width, s.C, p.C, p.C_token,
+          p.C_state);
     return p;
   }
 
@@ -355,17 +439,17 @@ class VectorScan {
     p.residual += states * kWidth;
     p.B += states * p.B_state;
     p.C += states * p.C_state;
+    p.ahead.tokens = 0;
   }
 
   // Where a pass finds `width` states of B or C from state n on: in the caller's memory, or widened
   // and gathered in `copy`.
   void place(const View<const T, 4>& m, const TokenRows<const T>& rows, const Block& block,
-             index_t t0, int tokens, int n, int width, Accum* copy, const Accum*& data,
-             index_t& token, index_t& state) const noexcept {
-    const index_t per_group = a_.x.extent(2) / m.extent(2);
+             index_t group_index, index_t per_group, index_t t0, int tokens, int n, int width,
+             Accum* copy, const Accum*& data, index_t& token, index_t& state) const noexcept {
     const T* const first = rows.data + t0 * rows.token + n * m.stride(3);
     if (!per_lane_) {
-      const T* const group = first + block.channel / per_group * m.stride(2);
+      const T* const group = first + group_index * m.stride(2);
       state = 1;
       if constexpr (std::is_same<T, Accum>::value) {
         if (m.stride(3) == 1) {
@@ -403,51 +487,69 @@ class VectorScan {
   }
 
   // Runs the largest tile that fits in `states`; returns its size.
-  int run_plain(const Pass& p, int states, bool bounded, Scratch& s) const noexcept {
+  int run_plain(const Pass& p, int states, bool bounded) const noexcept {
     if (bounded && !per_lane_) {
       if constexpr (kStates >= 16) {
-        if (states >= 16) return plain<16, true, false>(p, s);
+        if (states >= 16) return plain<16, true, false>(p);
       }
-      if (states >= 8) return plain<8, true, false>(p, s);
-      if (states >= 4) return plain<4, true, false>(p, s);
-      return plain<1, true, false>(p, s);
+      if (states >= 8) return plain<8, true, false>(p);
+      if (states >= 4) return plain<4, true, false>(p);
+      return plain<1, true, false>(p);
     }
     if (per_lane_) {
-      if (states >= 4) return plain<4, false, true>(p, s);
-      return plain<1, false, true>(p, s);
+      if (states >= 4) return plain<4, false, true>(p);
+      return plain<1, false, true>(p);
     }
-    if (states >= 4) return plain<4, false, false>(p, s);
-    return plain<1, false, false>(p, s);
+    if (states >= 4) return plain<4, false, false>(p);
+    return plain<1, false, false>(p);
   }
 
   // h <- 2^(delta log2(e) A) h + delta x B, sum <- sum + C h, for N states.
   template <int N, bool Bounded, bool PerLane>
-  static int plain(const Pass& p, Scratch& s) noexcept {
+  static int plain(const Pass& p) noexcept {
     V h[N];
-    for (int n = 0; n < N; ++n) h[n] = V::load(p.h_in + n * p.h_in_stride);
+    load_states<0, N>(h, p.h_in, p.h_in_stride);
+    const Accum* const A = p.A;
+    const index_t A_stride = p.A_stride;
     const Accum* B = p.B;
     const Accum* C = p.C;
     for (int t = 0; t < p.tokens; ++t) {
-      const V delta = V::load(s.scaled_delta + t * kWidth);
-      const V input = V::load(s.input + t * kWidth);
-      V sum = V::load(s.sum + t * kWidth);
-      plain_step<0, N, Bounded, PerLane>(h, delta, input, sum, p.A, p.A_stride, B, C);
-      sum.store(s.sum + t * kWidth);
+      const V delta = V::load(p.scaled_delta + t * kWidth);
+      const V input = V::load(p.input + t * kWidth);
+      V sum = V::load(p.sum + t * kWidth);
+      p.ahead.fetch(t);
+      plain_step<0, N, Bounded, PerLane>(h, delta, input, sum, A, A_stride, B, C);
+      sum.store(p.sum + t * kWidth);
       B += p.B_token;
       C += p.C_token;
     }
-    for (int n = 0; n < N; ++n) h[n].store(p.h_out + n * p.h_out_stride);
+    store_states<0, N>(h, p.h_out, p.h_out_stride);
     return N;
   }
 
-  // State I and those after it. A recursion, because a loop might stay one and put h in memory.
+  // State I and those after it. Recursions, because loops might stay loops and put h in memory.
+  template <int I, int N>
+  static SSM_ALWAYS_INLINE void load_states(V (&h)[N], const Accum* from, index_t stride) noexcept {
+    if constexpr (I < N) {
+      h[I] = V::load(from);
+      load_states<I + 1, N>(h, from + stride, stride);
+    }
+  }
+  template <int I, int N>
+  static SSM_ALWAYS_INLINE void store_states(const V (&h)[N], Accum* to, index_t stride) noexcept {
+    if constexpr (I < N) {
+      h[I].store(to);
+      store_states<I + 1, N>(h, to + stride, stride);
+    }
+  }
+
   template <int I, int N, bool Bounded, bool PerLane>
   static SSM_ALWAYS_INLINE void plain_step(V (&h)[N], const V& delta, const V& input, V& sum,
                                            const Accum* A, index_t A_stride, const Accum* B,
                                            const Accum* C) noexcept {
     if constexpr (I < N) {
-      const V exponent = delta * V::load(A + I * A_stride);
-      const V decay = Bounded ? exp2_bounded(exponent) : exp2_any(exponent);
+      const V rate = V::load(A + I * A_stride);
+      const V decay = Bounded ? exp2_bounded(delta, rate) : exp2_any(delta, rate);
       h[I] = fma(decay, h[I], input * coefficient<PerLane>(B, I));
       sum = fma(h[I], coefficient<PerLane>(C, I), sum);
       plain_step<I + 1, N, Bounded, PerLane>(h, delta, input, sum, A, A_stride, B, C);
@@ -461,28 +563,27 @@ class VectorScan {
   }
 
   // The options beside the common ones: zero-order hold, and the compensated recurrence.
-  int run_any(const Pass& p, int states, Scratch& s) const noexcept {
-    return per_lane_ ? run_any_as<true>(p, states, s) : run_any_as<false>(p, states, s);
+  int run_any(const Pass& p, int states) const noexcept {
+    return per_lane_ ? run_any_as<true>(p, states) : run_any_as<false>(p, states);
   }
   template <bool PerLane>
-  int run_any_as(const Pass& p, int states, Scratch& s) const noexcept {
+  int run_any_as(const Pass& p, int states) const noexcept {
     const bool hold = a_.b_rule == BRule::zero_order_hold;
     if (a_.mode == ScanMode::accurate) {
-      return hold ? any<PerLane, true, true>(p, states, s)
-                  : any<PerLane, false, true>(p, states, s);
+      return hold ? any<PerLane, true, true>(p, states) : any<PerLane, false, true>(p, states);
     }
-    return any<PerLane, true, false>(p, states, s);
+    return any<PerLane, true, false>(p, states);
   }
 
   template <bool PerLane, bool Hold, bool Accurate>
-  static int any(const Pass& p, int states, Scratch& s) noexcept {
+  static int any(const Pass& p, int states) noexcept {
     for (int n = 0; n < states; ++n) {
       const V A = V::load(p.A + n * p.A_stride);
       V h = V::load(p.h_in + n * p.h_in_stride);
       V residual = Accurate ? V::load(p.residual + n * kWidth) : V(Accum(0));
       for (int t = 0; t < p.tokens; ++t) {
-        const V exponent = V::load(s.delta + t * kWidth) * A;
-        V input = V::load(s.input + t * kWidth);
+        const V exponent = V::load(p.delta + t * kWidth) * A;
+        V input = V::load(p.input + t * kWidth);
         if constexpr (Hold) input = input * phi1(exponent);
         const Accum* const B = p.B + t * p.B_token + n * p.B_state;
         const Accum* const C = p.C + t * p.C_token + n * p.C_state;
@@ -492,8 +593,8 @@ class VectorScan {
         } else {
           h = fma(exp(exponent), h, input);
         }
-        const V sum = V::load(s.sum + t * kWidth);
-        fma(h, coefficient<PerLane>(C, 0), sum).store(s.sum + t * kWidth);
+        const V sum = V::load(p.sum + t * kWidth);
+        fma(h, coefficient<PerLane>(C, 0), sum).store(p.sum + t * kWidth);
       }
       h.store(p.h_out + n * p.h_out_stride);
       if constexpr (Accurate) residual.store(p.residual + n * kWidth);
@@ -517,6 +618,8 @@ class VectorScan {
 
   const Args& a_;
   const Accum magnitude_;
+  const V delta_limit_;         // that serves every channel
+  index_t per_b_, per_c_;       // channels of a group
   bool per_lane_;               // B or C changes within a register
   index_t stretch_;             // channels that share their groups, or all of them
   index_t blocks_per_stretch_;  // registers to cover a stretch
@@ -673,7 +776,7 @@ Status selective_scan(const Cpu& cpu, const SelectiveScanArgs<T, S>& a) noexcept
                    ? check_values(a)
                    : check_values(a.sequences, "selective_scan", a.x.extent(0), a.x.extent(1));
       if (!status.is_ok() || channels == 0) return status;
-      const detail::VectorScan<T> scan(a, magnitude);
+      const detail::VectorScan<T> scan(a, magnitude, std::max(parallel.threads, 1));
       parallel.for_each(scan.tasks(), scan);
       return status;
     }

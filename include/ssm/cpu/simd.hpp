@@ -51,6 +51,17 @@ void store_lane_by_lane(V v, Stored* p) noexcept {
   for (int i = 0; i < V::kWidth; ++i) p[i] = static_cast<Stored>(lanes[i]);
 }
 
+// Asks for the cache line at `p`, which may lie anywhere: a hint, never a fault.
+SSM_ALWAYS_INLINE void prefetch(const void* p) noexcept {
+#if defined(__GNUC__)
+  __builtin_prefetch(p);
+#elif SSM_SIMD_AVX512 || SSM_SIMD_AVX2 || SSM_SIMD_SSE2
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#else
+  static_cast<void>(p);
+#endif
+}
+
 // The first n lanes, 0 <= n <= kWidth, from memory; the others are zero. Nothing beyond p[n - 1] is
 // touched.
 template <class V, class Stored>
@@ -94,6 +105,7 @@ SSM_ALWAYS_INLINE void store_strided(V v, Stored* p, index_t stride, int n) noex
 
 using simd::load_first;
 using simd::load_strided;
+using simd::prefetch;
 using simd::store_first;
 using simd::store_strided;
 using simd::Vec;
