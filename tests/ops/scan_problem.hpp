@@ -97,7 +97,8 @@ class ScanProblem {
   }
 
   // To be asked before a run that writes into x, z or h0.
-  oracle::ScanResult expected() const {
+  oracle::ScanResult expected() const { return oracle::selective_scan(problem()); }
+  oracle::Scan problem() const {
     const Args a = args();
     oracle::Scan p;
     p.batch = c.batch;
@@ -120,7 +121,7 @@ class ScanProblem {
     p.softplus = c.softplus;
     p.reverse = c.reverse;
     p.zero_order_hold = c.rule == ssm::BRule::zero_order_hold;
-    return oracle::selective_scan(p);
+    return p;
   }
 
   // y and, unless it is absent, h_last against the oracle; tokens of no sequence unwritten.

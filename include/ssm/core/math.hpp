@@ -42,6 +42,13 @@ T silu(const T& x) {
   return x / (T(1) + exp(-x));
 }
 
+// silu'(x) = s (1 + x (1 - s)), s = sigma(x).
+template <class T>
+T silu_derivative(const T& x) {
+  const T s = sigmoid(x);
+  return s * (T(1) + x * (T(1) - s));
+}
+
 // Above this argument softplus(x) = x, as in every Mamba implementation.
 inline constexpr int kSoftplusThreshold = 20;
 
@@ -52,6 +59,12 @@ T softplus(const T& x) {
   using std::exp;
   using std::log1p;
   return x <= T(kSoftplusThreshold) ? log1p(exp(x)) : x;
+}
+
+// softplus'(x) = sigma(x) for x <= 20, 1 above.
+template <class T>
+T softplus_derivative(const T& x) {
+  return x <= T(kSoftplusThreshold) ? sigmoid(x) : T(1);
 }
 
 namespace detail {

@@ -28,22 +28,34 @@ struct CausalConv1dArgs {
   bool silu = true;
 };
 
-// Every shape condition; touches no element.
+namespace detail {
+
+// The shapes of everything that the convolution reads.
 template <class T>
-Status check_shapes(const CausalConv1dArgs<T>& a) noexcept {
-  const char* const op = "causal_conv1d";
+Check check_conv_inputs(const char* op, const CausalConv1dArgs<T>& a) noexcept {
   const index_t batch = a.x.extent(0);
-  const index_t length = a.x.extent(1);
   const index_t channels = a.x.extent(2);
   const index_t width = a.weight.extent(1);
   Check check(op);
   check.array("x", a.x).array("weight", a.weight).shape("weight", a.weight, {channels, width});
   check.at_least("weight.extent(1) (width)", width, index_t{1});
   check.optional_shape("bias", a.bias, {channels}).also(check_shapes(a.sequences, op, batch));
-  const index_t sequences = a.sequences.count(batch);
-  check.optional_shape("state0", a.state0, {sequences, width - 1, channels})
-      .optional_shape("state_last", a.state_last, {sequences, width - 1, channels})
-      .shape("y", a.y, {batch, length, channels});
+  check.optional_shape("state0", a.state0, {a.sequences.count(batch), width - 1, channels});
+  return check;
+}
+
+}  // namespace detail
+
+// Every shape condition; touches no element.
+template <class T>
+Status check_shapes(const CausalConv1dArgs<T>& a) noexcept {
+  const index_t batch = a.x.extent(0);
+  const index_t channels = a.x.extent(2);
+  Check check = detail::check_conv_inputs("causal_conv1d", a);
+  check
+      .optional_shape("state_last", a.state_last,
+                      {a.sequences.count(batch), a.weight.extent(1) - 1, channels})
+      .shape("y", a.y, {batch, a.x.extent(1), channels});
   return check.status();
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include "ssm/core/config.hpp"
 
 SSM_NAMESPACE_BEGIN
@@ -17,5 +19,12 @@ index_t time_chunk(const Backend&, index_t length) noexcept {
 // false; a block then never looks at the values of its arguments.
 template <class Backend>
 inline constexpr bool reads_on_host = true;
+
+// Bytes of the Arena that an operation needs for these arguments, whose views may have null data:
+// only shapes and options count. A backend overloads it for the operations that need any.
+template <class Backend, class Args>
+std::size_t scratch_bytes(const Backend&, const Args&) noexcept {
+  return 0;
+}
 
 SSM_NAMESPACE_END

@@ -77,11 +77,11 @@ SSM_HOST_DEVICE View<T, 4> constant_over_sequence(const View<T, 2>& m, index_t b
                     {0, 0, m.stride(0), m.stride(1)});
 }
 
-// Every shape condition; touches no element, so it serves device memory too. Empty batch, length
-// and channels are valid.
+namespace detail {
+
+// The shapes of everything that the scan reads.
 template <class T, class S>
-Status check_shapes(const SelectiveScanArgs<T, S>& a) noexcept {
-  const char* const op = "selective_scan";
+Check check_scan_inputs(const char* op, const SelectiveScanArgs<T, S>& a) noexcept {
   const index_t batch = a.x.extent(0);
   const index_t length = a.x.extent(1);
   const index_t channels = a.x.extent(2);
@@ -98,10 +98,21 @@ Status check_shapes(const SelectiveScanArgs<T, S>& a) noexcept {
       .optional_shape("z", a.z, {batch, length, channels})
       .optional_shape("dt_bias", a.dt_bias, {channels});
   check.also(check_shapes(a.sequences, op, batch));
-  const index_t sequences = a.sequences.count(batch);
-  check.optional_shape("h0", a.h0, {sequences, channels, d_state})
-      .optional_shape("h_last", a.h_last, {sequences, channels, d_state})
-      .shape("y", a.y, {batch, length, channels});
+  check.optional_shape("h0", a.h0, {a.sequences.count(batch), channels, d_state});
+  return check;
+}
+
+}  // namespace detail
+
+// Every shape condition; touches no element, so it serves device memory too. Empty batch, length
+// and channels are valid.
+template <class T, class S>
+Status check_shapes(const SelectiveScanArgs<T, S>& a) noexcept {
+  const index_t batch = a.x.extent(0);
+  const index_t channels = a.x.extent(2);
+  Check check = detail::check_scan_inputs("selective_scan", a);
+  check.optional_shape("h_last", a.h_last, {a.sequences.count(batch), channels, a.A.extent(1)})
+      .shape("y", a.y, {batch, a.x.extent(1), channels});
   return check.status();
 }
 
@@ -125,9 +136,10 @@ bool state_matrix_decays(View<const S, 2> A) noexcept {
 // The conditions on values, for host backends: sequence lengths within the buffers and Re A <= 0
 // (NaN passes and shows in the output of its channel).
 template <class T, class S>
-Status check_values(const SelectiveScanArgs<T, S>& a) noexcept {
-  Check check("selective_scan");
-  check.also(check_values(a.sequences, "selective_scan", a.x.extent(0), a.x.extent(1)));
+Status check_values(const SelectiveScanArgs<T, S>& a,
+                    const char* operation = "selective_scan") noexcept {
+  Check check(operation);
+  check.also(check_values(a.sequences, operation, a.x.extent(0), a.x.extent(1)));
   if constexpr (std::is_arithmetic<real_t<S>>::value) {
     if (check.passed() && !detail::state_matrix_decays(a.A)) {
       for (index_t d = 0; d < a.A.extent(0); ++d) {

@@ -11,19 +11,136 @@ SSM_NAMESPACE_BEGIN
 
 namespace detail {
 
-// The scan of one channel d of one sequence, in the symbols of SelectiveScanArgs. `State` holds the
-// d_state values of h; "step k" counts tokens in the order in which the recurrence visits them.
+// One channel d of one sequence, in the symbols of SelectiveScanArgs; "step k" counts tokens in the
+// order in which the recurrence visits them.
 template <class T, class S>
-class ReferenceChannelScan {
+class ReferenceChannel {
  public:
   using Accum = accum_t<T>;
-  using State = Eigen::Array<S, Eigen::Dynamic, 1>;
+  using State = Eigen::Array<S, Eigen::Dynamic, 1>;  // the d_state values of h
 
-  ReferenceChannelScan(const SelectiveScanArgs<T, S>& args, index_t sequence, index_t channel)
+  ReferenceChannel(const SelectiveScanArgs<T, S>& args, index_t sequence, index_t channel)
       : args_(args),
         range_(args.sequences.range(sequence, args.x.extent(1))),
+        sequence_(sequence),
         d_(channel),
         A_(row(args.A.select(0, channel))) {}
+
+  State initial() const {
+    if (args_.h0.present()) return row(args_.h0.select(0, sequence_).select(0, d_));
+    return State::Zero(A_.size());
+  }
+
+ protected:
+  index_t steps() const { return range_.end - range_.begin; }
+  index_t token(index_t k) const { return args_.reverse ? range_.end - 1 - k : range_.begin + k; }
+
+  // dt_t + dt_bias
+  Accum biased_dt(index_t t) const {
+    const Accum v = widen(args_.dt(range_.row, t, d_));
+    return args_.dt_bias.present() ? v + args_.dt_bias(d_) : v;
+  }
+
+  // delta_t
+  Accum delta(index_t t) const {
+    return args_.delta_softplus ? softplus(biased_dt(t)) : biased_dt(t);
+  }
+
+  // The group of this channel in B or C.
+  template <class Coefficient>
+  index_t group(const View<Coefficient, 4>& m) const {
+    return d_ / (args_.x.extent(2) / m.extent(2));
+  }
+
+  // B or C of this channel's group at token t.
+  template <class Coefficient>
+  auto group_row(const View<const Coefficient, 4>& m, index_t t) const {
+    return row(m.select(0, range_.row).select(0, t).select(0, group(m)));
+  }
+
+  // exp(delta A)
+  State decay(index_t t) const {
+    return (S(delta(t)) * A_).unaryExpr([](const S& v) {
+      using std::exp;
+      return S(exp(v));
+    });
+  }
+
+  // w_t
+  State weight(index_t t) const {
+    const S dt = S(delta(t));
+    if (args_.b_rule == BRule::euler) return State::Constant(A_.size(), dt);
+    return dt * (dt * A_).unaryExpr([](const S& v) { return phi1(v); });
+  }
+
+  // w_t B_t x_t
+  State input(index_t t) const {
+    return weight(t) * group_row(args_.B, t) * S(widen(args_.x(range_.row, t, d_)));
+  }
+
+  // y_t from h_t, before the gate.
+  Accum ungated_output(index_t t, const State& h) const {
+    const S sum = (group_row(args_.C, t) * h).sum();
+    Accum y = [&sum] {
+      if constexpr (is_complex_v<S>) {
+        return Accum(2) * sum.real();
+      } else {
+        return sum;
+      }
+    }();
+    if (args_.D.present()) y = y + args_.D(d_) * widen(args_.x(range_.row, t, d_));
+    return y;
+  }
+
+  // y_t from h_t. The only place that writes y: x_t and z_t are read here for the last time.
+  void output(index_t t, const State& h) const {
+    Accum y = ungated_output(t, h);
+    if (args_.z.present()) y = y * silu(widen(args_.z(range_.row, t, d_)));
+    args_.y(range_.row, t, d_) = narrow<T>(y);
+  }
+
+  // h + r <- e^v (h + r) + b with h the rounded state and r what the rounding lost. Beyond
+  // |v| = 1/2 the decay itself is exact enough, and e h would cancel against h.
+  static void accurate_step(const S& v, const S& b, S& h, S& r) {
+    using std::abs;
+    using std::exp;
+    using Magnitude = decltype(abs(v));
+    if (!(abs(v) < Magnitude(0.5))) {
+      h = exp(v) * (h + r) + b;
+      r = S(0);
+      return;
+    }
+    const S increment = (expm1_of(v) * h + b) + r;
+    const S sum = h + increment;  // Knuth's two-sum: sum + r equals h + increment exactly
+    const S added = sum - h;
+    r = (h - (sum - added)) + (increment - added);
+    h = sum;
+  }
+
+  const SelectiveScanArgs<T, S>& args_;
+  const Sequences::Range range_;
+  const index_t sequence_;
+  const index_t d_;
+  const State A_;
+};
+
+// The scan of that channel.
+template <class T, class S>
+class ReferenceChannelScan : public ReferenceChannel<T, S> {
+  using Base = ReferenceChannel<T, S>;
+  using Base::A_;
+  using Base::accurate_step;
+  using Base::args_;
+  using Base::decay;
+  using Base::delta;
+  using Base::input;
+  using Base::output;
+  using Base::steps;
+  using Base::token;
+
+ public:
+  using Base::Base;
+  using typename Base::State;
 
   // From the initial state h to the last one, writing y on the way.
   State operator()(const State& h) const {
@@ -40,54 +157,6 @@ class ReferenceChannelScan {
 
  private:
   using Map = AffineMap<State>;
-
-  index_t steps() const { return range_.end - range_.begin; }
-  index_t token(index_t k) const { return args_.reverse ? range_.end - 1 - k : range_.begin + k; }
-
-  // delta_t = softplus(dt_t + dt_bias)
-  Accum delta(index_t t) const {
-    Accum v = widen(args_.dt(range_.row, t, d_));
-    if (args_.dt_bias.present()) v = v + args_.dt_bias(d_);
-    return args_.delta_softplus ? softplus(v) : v;
-  }
-
-  // B or C of this channel's group at token t.
-  template <class Coefficient>
-  auto group_row(const View<const Coefficient, 4>& m, index_t t) const {
-    const index_t channels_per_group = args_.x.extent(2) / m.extent(2);
-    return row(m.select(0, range_.row).select(0, t).select(0, d_ / channels_per_group));
-  }
-
-  // exp(delta A)
-  State decay(index_t t) const {
-    return (S(delta(t)) * A_).unaryExpr([](const S& v) {
-      using std::exp;
-      return S(exp(v));
-    });
-  }
-
-  // w_t B_t x_t
-  State input(index_t t) const {
-    const S dt = S(delta(t));
-    const S x = S(widen(args_.x(range_.row, t, d_)));
-    if (args_.b_rule == BRule::euler) return dt * group_row(args_.B, t) * x;
-    return dt * (dt * A_).unaryExpr([](const S& v) { return phi1(v); }) * group_row(args_.B, t) * x;
-  }
-
-  // y_t from h_t. The only place that writes y: x_t and z_t are read here for the last time.
-  void output(index_t t, const State& h) const {
-    const S sum = (group_row(args_.C, t) * h).sum();
-    Accum y = [&sum] {
-      if constexpr (is_complex_v<S>) {
-        return Accum(2) * sum.real();
-      } else {
-        return sum;
-      }
-    }();
-    if (args_.D.present()) y = y + args_.D(d_) * widen(args_.x(range_.row, t, d_));
-    if (args_.z.present()) y = y * silu(widen(args_.z(range_.row, t, d_)));
-    args_.y(range_.row, t, d_) = narrow<T>(y);
-  }
 
   // h_t = exp(delta_t A) h_{t-1} + w_t B_t x_t
   State sequential(State h) const {
@@ -136,29 +205,6 @@ class ReferenceChannelScan {
     }
     return h;
   }
-
-  // h + r <- e^v (h + r) + b. Beyond |v| = 1/2 the decay itself is exact enough, and e h would
-  // cancel against h.
-  static void accurate_step(const S& v, const S& b, S& h, S& r) {
-    using std::abs;
-    using std::exp;
-    using Magnitude = decltype(abs(v));
-    if (!(abs(v) < Magnitude(0.5))) {
-      h = exp(v) * (h + r) + b;
-      r = S(0);
-      return;
-    }
-    const S increment = (expm1_of(v) * h + b) + r;
-    const S sum = h + increment;  // Knuth's two-sum: sum + r equals h + increment exactly
-    const S added = sum - h;
-    r = (h - (sum - added)) + (increment - added);
-    h = sum;
-  }
-
-  const SelectiveScanArgs<T, S>& args_;
-  const Sequences::Range range_;
-  const index_t d_;
-  const State A_;
 };
 
 }  // namespace detail
@@ -180,9 +226,8 @@ Status selective_scan(Reference, const SelectiveScanArgs<T, S>& a) {
   const index_t d_state = a.A.extent(1);
   for (index_t i = 0; i < a.sequences.count(a.x.extent(0)); ++i) {
     for (index_t d = 0; d < a.x.extent(2); ++d) {
-      typename Scan::State h = Scan::State::Zero(static_cast<Eigen::Index>(d_state));
-      if (a.h0.present()) h = detail::row(a.h0.select(0, i).select(0, d));
-      h = Scan(a, i, d)(h);
+      const Scan scan(a, i, d);
+      const typename Scan::State h = scan(scan.initial());
       if (!a.h_last.present()) continue;
       for (index_t n = 0; n < d_state; ++n) a.h_last(i, d, n) = h[static_cast<Eigen::Index>(n)];
     }
