@@ -6,6 +6,7 @@
 
 #include "ops/linear_problem.hpp"
 #include "ssm/cpu/thread_pool.hpp"
+#include "support/allocations.hpp"
 
 // What the shared suite does not ask: the storage formats of a packed weight, and that neither
 // threads nor the number of rows change a bit.
@@ -216,6 +217,30 @@ TYPED_TEST(LinearFormats, ThreadsDoNotChangeABit) {
         const LinearProblem<TypeParam, TypeParam> p(c);
         multiply(ssm::Cpu{pool.parallel()}, p, format);
         EXPECT_EQ(p.y.snapshot(), serial.y.snapshot()) << threads;
+      }
+    }
+  }
+}
+
+TYPED_TEST(LinearFormats, NothingIsAllocated) {
+  ssm::ThreadPool pool(2);
+  for (const WeightFormat format : kFormats) {
+    for (const index_t length : {1, 60}) {
+      LinearCase c;
+      c.length = length;
+      c.in = 300;
+      c.out = 130;
+      const LinearProblem<TypeParam, TypeParam> p(c);
+      ssm::LinearArgs<TypeParam> a = p.args();
+      const Packed<TypeParam> packed(ssm::Cpu{}, a.weight, format);
+      for (const ssm::Cpu& backend : {ssm::Cpu{}, ssm::Cpu{pool.parallel()}}) {
+        for (const ssm::PackedWeight& weight : {packed.weight(), ssm::PackedWeight()}) {
+          a.packed = weight;
+          const AllocationCounter allocations;
+          const ssm::Status status = linear(backend, a);
+          EXPECT_EQ(allocations.count(), 0);
+          EXPECT_TRUE(status.is_ok());
+        }
       }
     }
   }
