@@ -13,6 +13,7 @@ enum class ErrorCode {
   size_overflow,     // a product of extents does not fit in 63 bits
   workspace_too_small,  // the arena holds fewer bytes than the call needs
   unsupported,          // correct input that this backend does not handle
+  device_error,         // a device runtime refused the work; the reason is its own text
 };
 
 // How the value found had to relate to the value wanted.

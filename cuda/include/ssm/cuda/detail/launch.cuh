@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "ssm/core/status.hpp"
+#include "ssm/cuda/context.hpp"
+
+SSM_NAMESPACE_BEGIN
+namespace detail {
+
+inline Status cuda_status(const char* operation, cudaError_t error) noexcept {
+  if (error == cudaSuccess) return Status::ok();
+  return Status::error(ErrorCode::device_error, operation,
+                       "launch failed:", cudaGetErrorString(error));
+}
+
+// A property of the current device. The runtime answers from host memory.
+inline int device_attribute(cudaDeviceAttr attribute) noexcept {
+  int device = 0;
+  int value = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (cudaDeviceGetAttribute(&value, attribute, device) != cudaSuccess) return 0;
+  return value;
+}
+
+}  // namespace detail
+SSM_NAMESPACE_END

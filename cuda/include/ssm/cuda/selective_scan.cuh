@@ -1,0 +1,371 @@
+#pragma once
+
+#include "ssm/core/arena.hpp"
+#include "ssm/cuda/detail/launch.cuh"
+#include "ssm/cuda/detail/scan_general.cuh"
+#include "ssm/cuda/detail/scan_tile.cuh"
+#include "ssm/cuda/selective_scan.hpp"
+
+SSM_NAMESPACE_BEGIN
+namespace detail {
+
+// The compiled shapes of scan_tile_kernel. States are rounded up to 4, 8, 16, …, 256; up to 32 of
+// them there is a choice of lanes: few lanes per channel issue the fewest instructions per element,
+// more lanes make more warps of few channels.
+template <int kLanes, int kStates, int kTile, int kChannels = 1>
+struct ScanTileVariant {
+  static constexpr int lanes = kLanes;
+  static constexpr int channels = kChannels;
+  static constexpr int states = kStates;
+  static constexpr int tile = kTile;
+  static constexpr int threads = 128;
+};
+
+constexpr index_t kScanTileMaxState = 256;
+
+inline int scan_padded_state(index_t d_state) noexcept {
+  int padded = 4;
+  while (padded < d_state) padded *= 2;
+  return padded;
+}
+
+// Calls f(variant) for the variant of these states and lanes; other lanes get the widest variant.
+template <class F>
+auto visit_scan_variant(int padded, int lanes, F f) {
+  switch (padded) {
+    case 4:
+      return f(ScanTileVariant<4, 1, 32>{});
+    case 8:
+      return lanes <= 4 ? f(ScanTileVariant<4, 2, 32>{}) : f(ScanTileVariant<8, 1, 64>{});
+    case 16:
+      return lanes <= 4   ? f(ScanTileVariant<4, 4, 32>{})
+             : lanes <= 8 ? f(ScanTileVariant<8, 2, 64>{})
+                          : f(ScanTileVariant<16, 1, 64>{});
+    case 32:
+      return lanes <= 8 ? f(ScanTileVariant<8, 4, 32>{}) : f(ScanTileVariant<16, 2, 64>{});
+    case 64:
+      return f(ScanTileVariant<16, 4, 32>{});
+    case 128:
+      return f(ScanTileVariant<16, 8, 16>{});
+    default:
+      return f(ScanTileVariant<16, 16, 16>{});
+  }
+}
+
+// Whether the tiled kernel computes these arguments; the general one computes all.
+template <class T, class S>
+bool scan_is_tiled(const SelectiveScanArgs<T, S>& a) noexcept {
+  if constexpr (is_complex_v<S> || std::is_same<T, double>::value) {
+    return false;
+  } else {
+    constexpr index_t kStep = index_t{1} << 31;
+    const index_t groups = a.B.extent(2);
+    // Lanes that a group leaves idle make small groups slower here than in the general kernel.
+    return a.mode != ScanMode::accurate && a.b_rule == BRule::euler &&
+           a.A.extent(1) <= kScanTileMaxState && a.C.extent(2) == groups &&
+           (groups == 1 || a.x.extent(2) / groups >= 8) && a.y.stride(1) < kStep &&
+           a.y.stride(1) > -kStep && a.x.extent(1) < kStep;
+  }
+}
+
+// The arrays' addresses and strides, which the two kernels name alike.
+template <class Params, class T, class S>
+Params scan_params(const SelectiveScanArgs<T, S>& a) {
+  Params p = {};
+  p.x = a.x.data();
+  p.dt = a.dt.data();
+  p.z = a.z.data();
+  p.y = a.y.data();
+  p.B = reinterpret_cast<decltype(p.B)>(a.B.data());
+  p.C = reinterpret_cast<decltype(p.C)>(a.C.data());
+  p.A = reinterpret_cast<decltype(p.A)>(a.A.data());
+  p.D = a.D.data();
+  p.dt_bias = a.dt_bias.data();
+  p.h0 = reinterpret_cast<decltype(p.h0)>(a.h0.data());
+  p.h_last = reinterpret_cast<decltype(p.h_last)>(a.h_last.data());
+  p.lengths = a.sequences.lengths.data();
+  p.starts = a.sequences.starts.data();
+  for (int i = 0; i < 3; ++i) {
+    p.x_stride[i] = a.x.stride(i);
+    p.dt_stride[i] = a.dt.stride(i);
+    p.z_stride[i] = a.z.stride(i);
+    p.y_stride[i] = a.y.stride(i);
+    p.h0_stride[i] = a.h0.stride(i);
+    p.h_last_stride[i] = a.h_last.stride(i);
+  }
+  for (int i = 0; i < 4; ++i) {
+    p.B_stride[i] = a.B.stride(i);
+    p.C_stride[i] = a.C.stride(i);
+  }
+  p.A_stride = {a.A.stride(0), a.A.stride(1)};
+  p.D_stride = a.D.stride(0);
+  p.dt_bias_stride = a.dt_bias.stride(0);
+  p.lengths_stride = a.sequences.lengths.stride(0);
+  p.starts_stride = a.sequences.starts.stride(0);
+  p.length = a.x.extent(1);
+  p.channels = a.x.extent(2);
+  p.sequences = a.sequences.count(a.x.extent(0));
+  p.d_state = static_cast<int>(a.A.extent(1));
+  p.delta_softplus = a.delta_softplus;
+  p.reverse = a.reverse;
+  return p;
+}
+
+// The widest copies that the arrays' addresses and strides allow.
+template <class T>
+ScanLayout scan_layout(const SelectiveScanArgs<T>& a) noexcept {
+  constexpr index_t kVector = 16 / static_cast<index_t>(sizeof(T));
+  // `unit` is the contiguous dimension, `other` the one beside the batch.
+  const auto vectors = [](const auto& v, int unit, int other) {
+    return v.data() == nullptr ||
+           (reinterpret_cast<std::uintptr_t>(v.data()) % 16 == 0 && v.stride(unit) == 1 &&
+            v.stride(0) % kVector == 0 && v.stride(other) % kVector == 0);
+  };
+  const index_t group_channels = a.x.extent(2) / a.B.extent(2);
+  if (vectors(a.x, 2, 1) && vectors(a.dt, 2, 1) && vectors(a.z, 2, 1) && vectors(a.y, 2, 1) &&
+      group_channels % kVector == 0) {
+    return ScanLayout::channel_vectors;
+  }
+  if (vectors(a.x, 1, 2) && vectors(a.dt, 1, 2) && vectors(a.z, 1, 2) && vectors(a.y, 1, 2) &&
+      !a.reverse && !a.sequences.packed()) {
+    return ScanLayout::token_vectors;
+  }
+  return ScanLayout::elements;
+}
+
+template <class T>
+bool scan_coefficient_vectors(const SelectiveScanArgs<T>& a) noexcept {
+  constexpr index_t kVector = 16 / static_cast<index_t>(sizeof(T));
+  const auto vectors = [](const auto& v) {
+    return reinterpret_cast<std::uintptr_t>(v.data()) % 16 == 0 && v.stride(3) == 1 &&
+           v.stride(0) % kVector == 0 && v.stride(1) % kVector == 0 && v.stride(2) % kVector == 0;
+  };
+  const index_t d_state = a.A.extent(1);
+  return d_state % kVector == 0 && scan_padded_state(d_state) == d_state && vectors(a.B) &&
+         vectors(a.C);
+}
+
+template <class T>
+void carve_scan_carry(const SelectiveScanArgs<T>& a, index_t chunks, Arena& arena,
+                      ScanTileParams<T>& p) {
+  if (chunks <= 1) return;
+  const index_t rows =
+      saturating_mul(saturating_mul(a.sequences.count(a.x.extent(0)), chunks), a.x.extent(2));
+  p.carry_state = arena.allocate<float>(saturating_mul(rows, a.A.extent(1)));
+  p.carry_delta = arena.allocate<float>(rows);
+}
+
+// Tokens per chunk: whole tiles of every variant.
+inline index_t scan_chunk_length(index_t length, index_t chunks) noexcept {
+  constexpr index_t kWhole = 64;
+  return ((length + chunks - 1) / chunks + kWhole - 1) / kWhole * kWhole;
+}
+
+template <class Variant, ScanLayout kLayout, class T>
+cudaError_t launch_scan_tile(const Cuda& cuda, const ScanTileParams<T>& p) {
+  constexpr int kLanes = Variant::lanes;
+  constexpr int kStates = Variant::states;
+  constexpr int kTile = Variant::tile;
+  constexpr int kThreads = Variant::threads;
+  using Shape = ScanTileShape<T, kLanes, Variant::channels, kStates, kTile, kThreads>;
+  const auto run = [&](auto kernel, index_t chunks) {
+    if (Shape::kSharedBytes > 48 * 1024) {
+      const cudaError_t error =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(Shape::kSharedBytes));
+      if (error != cudaSuccess) return error;
+    }
+    const index_t blocks = p.sequences * chunks * p.channel_blocks;
+    kernel<<<static_cast<unsigned>(blocks), kThreads, Shape::kSharedBytes, cuda.stream>>>(p);
+    return cudaGetLastError();
+  };
+  if (p.chunks > 1) {
+    cudaError_t error =
+        run(scan_tile_kernel<T, kLanes, Variant::channels, kStates, kTile, kThreads, kLayout, true>,
+            p.chunks - 1);
+    if (error != cudaSuccess) return error;
+    const dim3 grid(static_cast<unsigned>((p.channels + 127) / 128),
+                    static_cast<unsigned>(p.d_state),
+                    static_cast<unsigned>(p.sequences < 65535 ? p.sequences : 65535));
+    scan_carry_kernel<<<grid, 128, 0, cuda.stream>>>(p);
+    error = cudaGetLastError();
+    if (error != cudaSuccess) return error;
+  }
+  return run(
+      scan_tile_kernel<T, kLanes, Variant::channels, kStates, kTile, kThreads, kLayout, false>,
+      p.chunks);
+}
+
+template <class T, class S>
+Status run_scan_general(const Cuda& cuda, const SelectiveScanArgs<T, S>& a) {
+  auto p = scan_params<ScanGeneralParams<T, S>>(a);
+  if (p.d_state > kScanGeneralMaxState) {
+    return Status::error(ErrorCode::unsupported, "selective_scan", "A.extent(1) (d_state)",
+                         static_cast<double>(p.d_state), Relation::at_most, kScanGeneralMaxState);
+  }
+  p.B_group_channels = p.channels / a.B.extent(2);
+  p.C_group_channels = p.channels / a.C.extent(2);
+  p.zero_order_hold = a.b_rule == BRule::zero_order_hold;
+  p.accurate = a.mode == ScanMode::accurate;
+  p.lanes = 1;
+  while (p.lanes < 32 && p.lanes < p.d_state) p.lanes *= 2;
+  const int states = (p.d_state + p.lanes - 1) / p.lanes;
+  p.warps = (states + kScanGeneralStates - 1) / kScanGeneralStates;
+  const int threads = p.warps > 1 ? 32 * p.warps : 128;
+  const index_t slots = p.sequences * p.channels;
+  const index_t per_block = p.warps > 1 ? 1 : threads / p.lanes;
+  const index_t blocks = (slots + per_block - 1) / per_block;
+  if (blocks > 0x7fffffff) {
+    return Status::error(ErrorCode::size_overflow, "selective_scan", "grid",
+                         static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
+  }
+  const auto run = [&](auto kernel) {
+    kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, cuda.stream>>>(p);
+    return cuda_status("selective_scan", cudaGetLastError());
+  };
+  if (states <= 1) return run(scan_general_kernel<T, S, 1>);
+  if (states <= 2) return run(scan_general_kernel<T, S, 2>);
+  if (states <= 4) return run(scan_general_kernel<T, S, 4>);
+  return run(scan_general_kernel<T, S, kScanGeneralStates>);
+}
+
+template <class T>
+Status run_scan_tile(const Cuda& cuda, const SelectiveScanArgs<T>& a, const ScanConfig& config) {
+  auto p = scan_params<ScanTileParams<T>>(a);
+  const index_t groups = a.B.extent(2);
+  p.group_channels = p.channels / groups;
+  p.chunks = config.chunks;
+  p.chunk_length = scan_chunk_length(p.length, config.chunks);
+  p.coefficient_vectors = scan_coefficient_vectors(a);
+  if (a.reverse) {
+    for (Extents<3>* stride : {&p.x_stride, &p.dt_stride, &p.z_stride, &p.y_stride}) {
+      (*stride)[1] = -(*stride)[1];
+    }
+    p.B_stride[1] = -p.B_stride[1];
+    p.C_stride[1] = -p.C_stride[1];
+  }
+  Arena arena = cuda.workspace;
+  carve_scan_carry(a, config.chunks, arena, p);
+  if (arena.exhausted()) return arena.status("selective_scan");
+
+  return visit_scan_variant(
+      scan_padded_state(p.d_state), config.lanes, [&](auto variant) -> Status {
+        using Variant = decltype(variant);
+        using Shape = ScanTileShape<T, Variant::lanes, Variant::channels, Variant::states,
+                                    Variant::tile, Variant::threads>;
+        constexpr int kBlockChannels = Shape::kBlockChannels;
+        if (device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) <
+            static_cast<int>(Shape::kSharedBytes)) {
+          return run_scan_general(cuda, a);
+        }
+        const index_t per_group = (p.group_channels + kBlockChannels - 1) / kBlockChannels;
+        const index_t blocks =
+            saturating_mul(saturating_mul(groups, per_group), p.sequences * p.chunks);
+        if (blocks > 0x7fffffff) {
+          return Status::error(ErrorCode::size_overflow, "selective_scan", "grid",
+                               static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
+        }
+        p.blocks_per_group = static_cast<unsigned>(per_group);
+        p.channel_blocks = static_cast<unsigned>(groups * per_group);
+        switch (scan_layout(a)) {
+          case ScanLayout::channel_vectors:
+            return cuda_status("selective_scan",
+                               launch_scan_tile<Variant, ScanLayout::channel_vectors>(cuda, p));
+          case ScanLayout::token_vectors:
+            return cuda_status("selective_scan",
+                               launch_scan_tile<Variant, ScanLayout::token_vectors>(cuda, p));
+          case ScanLayout::elements:
+            break;
+        }
+        return cuda_status("selective_scan",
+                           launch_scan_tile<Variant, ScanLayout::elements>(cuda, p));
+      });
+}
+
+}  // namespace detail
+
+template <class T, class S>
+ScanConfig selective_scan_config(const Cuda& cuda, const SelectiveScanArgs<T, S>& a) noexcept {
+  ScanConfig config;
+  if (!detail::scan_is_tiled(a)) {
+    config.path = ScanPath::general;
+    return config;
+  }
+  config.path = ScanPath::tiled;
+  const index_t length = a.x.extent(1);
+  const index_t multiprocessors = detail::device_attribute(cudaDevAttrMultiProcessorCount);
+  const int padded = detail::scan_padded_state(a.A.extent(1));
+  const index_t channels = saturating_mul(a.sequences.count(a.x.extent(0)), a.x.extent(2));
+  const auto lanes_of = [&](int wanted) {
+    return detail::visit_scan_variant(padded, wanted, [](auto v) { return decltype(v)::lanes; });
+  };
+  const auto warps = [&](int lanes) { return channels * lanes / 32; };
+  config.lanes = lanes_of(4);
+  while (warps(config.lanes) < 8 * multiprocessors && lanes_of(2 * config.lanes) > config.lanes) {
+    config.lanes = lanes_of(2 * config.lanes);
+  }
+  if (warps(config.lanes) < 8 * multiprocessors && length >= 8192 && !a.sequences.packed()) {
+    const int narrow = lanes_of(4);
+    const index_t fill = 16 * multiprocessors / (warps(narrow) > 0 ? warps(narrow) : 1);
+    const index_t most = length / 1024;
+    const index_t chunks = fill < most ? fill : most;
+    if constexpr (!is_complex_v<S> && !std::is_same<T, double>::value) {
+      Arena arena = cuda.workspace.capacity() > 0 ? cuda.workspace : Arena();
+      detail::ScanTileParams<T> unused = {};
+      detail::carve_scan_carry(a, chunks, arena, unused);
+      if (chunks > 1 && !arena.exhausted() && !arena.counting()) {
+        config.lanes = narrow;
+        config.chunks = static_cast<int>(chunks);
+      }
+    }
+  }
+  return config;
+}
+
+template <class T, class S>
+std::size_t workspace_bytes(const Cuda& cuda, const SelectiveScanArgs<T, S>& a) noexcept {
+  if constexpr (is_complex_v<S> || std::is_same<T, double>::value) {
+    return 0;
+  } else {
+    // As if there were room for anything.
+    Cuda roomy = cuda;
+    roomy.workspace = Arena(reinterpret_cast<void*>(Arena::kAlignment),
+                            std::numeric_limits<std::size_t>::max() / 4);
+    const ScanConfig config = selective_scan_config(roomy, a);
+    Arena counter;
+    detail::ScanTileParams<T> unused = {};
+    detail::carve_scan_carry(a, config.chunks, counter, unused);
+    return counter.bytes_needed();
+  }
+}
+
+template <class T, class S>
+Status selective_scan(const Cuda& cuda, const SelectiveScanArgs<T, S>& a,
+                      const ScanConfig& config) {
+  const Status status = check_shapes(a);
+  if (!status.is_ok()) return status;
+  if (a.x.extent(2) == 0 || a.sequences.count(a.x.extent(0)) == 0) return Status::ok();
+  if (config.path == ScanPath::tiled) {
+    Check check("selective_scan");
+    check
+        .require(detail::scan_is_tiled(a), ErrorCode::unsupported, "config.path",
+                 "must be general for these arguments")
+        .at_least("config.chunks", config.chunks, 1)
+        .require(config.chunks == 1 || !a.sequences.packed(), ErrorCode::invalid_argument,
+                 "config.chunks", "must be 1 for packed sequences");
+    if (!check.passed()) return check.status();
+    if constexpr (!is_complex_v<S> && !std::is_same<T, double>::value) {
+      return detail::run_scan_tile(cuda, a, config);
+    }
+  }
+  return detail::run_scan_general(cuda, a);
+}
+
+template <class T, class S>
+Status selective_scan(const Cuda& cuda, const SelectiveScanArgs<T, S>& a) {
+  const Status status = check_shapes(a);
+  if (!status.is_ok()) return status;
+  return selective_scan(cuda, a, selective_scan_config(cuda, a));
+}
+
+SSM_NAMESPACE_END

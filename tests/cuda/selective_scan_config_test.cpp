@@ -1,0 +1,203 @@
+#include "cuda/device_target.hpp"
+#include "ops/scan_problem.hpp"
+#include "ssm/cuda/selective_scan.hpp"
+
+// The configurations of the CUDA scan that the shared suite's small shapes do not reach by
+// themselves: every number of lanes, sequences in chunks, the wide copies of both layouts.
+namespace ssm_test {
+namespace {
+
+// A Cuda backend with the configuration to run the scan in.
+struct Configured {
+  ssm::Cuda cuda;
+  ssm::ScanConfig config;
+};
+template <class T, class S>
+ssm::Status selective_scan(const Configured& backend, const ssm::SelectiveScanArgs<T, S>& a) {
+  return ssm::selective_scan(backend.cuda, a, backend.config);
+}
+
+class ConfiguredTarget : public DeviceTarget<> {
+ public:
+  static ssm::ScanConfig& config() {
+    static ssm::ScanConfig value;
+    return value;
+  }
+  Configured backend() { return {DeviceTarget::backend(), config()}; }
+};
+
+template <class T>
+class ScanConfiguration : public testing::Test {
+ public:
+  using Problem = ScanProblem<T, ssm::accum_t<T>>;
+
+  static void check(const ScanCase& c, int lanes, int chunks) {
+    SCOPED_TRACE(testing::Message() << c << " lanes " << lanes << " chunks " << chunks);
+    ConfiguredTarget::config() = {ssm::ScanPath::tiled, lanes, chunks};
+    const Problem p(c);
+    const oracle::ScanResult wanted = p.expected();
+    const auto inputs = p.inputs();
+    const ssm::Status status = run<ConfiguredTarget>(p.args());
+    ASSERT_TRUE(status.is_ok()) << status.message().text;
+    p.expect(wanted);
+    p.expect_guards();
+    EXPECT_EQ(p.inputs(), inputs) << "an input was written";
+  }
+
+  static ScanCase wide() {
+    ScanCase c;
+    c.channels = 40;  // a whole number of 16-byte copies, and of no variant's block
+    c.groups_b = c.groups_c = 1;
+    c.d_state = 16;
+    c.length = 200;
+    return c;
+  }
+};
+
+using Elements = testing::Types<float, ssm::bf16, ssm::f16>;
+struct ElementNames {
+  template <class T>
+  static std::string GetName(int) {
+    return type_name<T>();
+  }
+};
+TYPED_TEST_SUITE(ScanConfiguration, Elements, ElementNames);
+
+TYPED_TEST(ScanConfiguration, EveryNumberOfLanesAndStates) {
+  for (const index_t d_state : {1, 4, 5, 8, 11, 16, 20, 32, 64, 128, 256}) {
+    for (const int lanes : {4, 8, 16}) {
+      ScanCase c = this->wide();
+      c.batch = 1;
+      c.length = 70;
+      c.d_state = d_state;
+      this->check(c, lanes, 1);
+      this->check(c, lanes, 2);
+    }
+  }
+}
+
+TYPED_TEST(ScanConfiguration, ChunksOfEveryLayout) {
+  for (const Layout layout : kAllLayouts) {
+    for (const index_t length : {1, 63, 64, 65, 200, 333}) {
+      for (const int chunks : {2, 3, 7}) {
+        ScanCase c = this->wide();
+        c.length = length;
+        c.layout = layout;
+        this->check(c, 4, chunks);
+        c.reverse = true;
+        this->check(c, 8, chunks);
+      }
+    }
+  }
+}
+
+TYPED_TEST(ScanConfiguration, ChunksWithEveryOption) {
+  for (bool ScanCase::*const option :
+       {&ScanCase::skip, &ScanCase::gate, &ScanCase::bias, &ScanCase::initial, &ScanCase::last}) {
+    ScanCase c = this->wide();
+    c.*option = !(c.*option);
+    this->check(c, 4, 3);
+    this->check(c, 16, 3);
+  }
+  ScanCase c = this->wide();
+  c.softplus = false;
+  c.dt_low = 0.3;
+  this->check(c, 8, 3);
+  c = this->wide();
+  c.state_in_place = true;
+  this->check(c, 4, 3);
+  for (const auto output : {ScanCase::Output::in_x, ScanCase::Output::in_z}) {
+    c = this->wide();
+    c.output = output;
+    this->check(c, 4, 3);
+  }
+}
+
+// Valid lengths that end in, before and at the ends of chunks, with padding that must not be read.
+TYPED_TEST(ScanConfiguration, ChunksOfPaddedSequences) {
+  for (const bool reverse : {false, true}) {
+    for (const Layout layout : {Layout::contiguous, Layout::transposed}) {
+      ScanCase c = this->wide();
+      c.batch = 7;
+      c.partition.lengths = {0, 1, 63, 64, 65, 128, 200};
+      c.reverse = reverse;
+      c.layout = layout;
+      this->check(c, 4, 1);
+      this->check(c, 4, 3);
+    }
+  }
+}
+
+TYPED_TEST(ScanConfiguration, PackedSequences) {
+  ScanCase c = this->wide();
+  c.batch = 1;
+  c.partition.starts = {0, 1, 1, 34, 97, 161, 200};
+  for (const bool reverse : {false, true}) {
+    for (const int lanes : {4, 8, 16}) {
+      c.reverse = reverse;
+      this->check(c, lanes, 1);
+    }
+  }
+}
+
+// Groups that end inside a block, and whole numbers of copies of them.
+TYPED_TEST(ScanConfiguration, GroupsOfChannels) {
+  for (const index_t groups : {2, 3, 5}) {
+    for (const index_t in_group : {8, 11, 24, 72}) {
+      ScanCase c = this->wide();
+      c.channels = groups * in_group;
+      c.groups_b = c.groups_c = groups;
+      this->check(c, 4, 1);
+      this->check(c, 16, 2);
+    }
+  }
+}
+
+TYPED_TEST(ScanConfiguration, SmallWorkspaceIsRefusedOrNotUsed) {
+  ScanCase c = this->wide();
+  const typename TestFixture::Problem p(c);
+  ssm::Cuda cuda;
+  const auto status = ssm::selective_scan(cuda, p.args(), {ssm::ScanPath::tiled, 4, 3});
+  EXPECT_EQ(status.code(), ssm::ErrorCode::workspace_too_small);
+  EXPECT_EQ(ssm::selective_scan_config(cuda, p.args()).chunks, 1);
+}
+
+// The workspace asked for is what the rule then uses, and within the documented bound.
+TYPED_TEST(ScanConfiguration, LongSequencesOfFewChannelsAreCut) {
+  using T = TypeParam;
+  ScanCase c = this->wide();
+  c.length = 64;
+  const typename TestFixture::Problem p(c);
+  ssm::SelectiveScanArgs<T> a = p.args();
+  for (const index_t length : {8192, 100000, 1 << 20}) {
+    for (const index_t channels : {8, 64, 1536, 5120, 100000}) {
+      a.x = {a.x.data(), {1, length, channels}};
+      a.A = {a.A.data(), {channels, 16}};
+      a.B = {a.B.data(), {1, length, 1, 16}};
+      a.C = a.B;
+      const std::size_t bytes = ssm::workspace_bytes(ssm::Cuda{}, a);
+      EXPECT_LE(static_cast<double>(bytes), 2.0 * static_cast<double>(length * channels));
+      ssm::Cuda cuda;
+      cuda.workspace = ssm::Arena(reinterpret_cast<void*>(64), bytes);
+      EXPECT_EQ(ssm::selective_scan_config(cuda, a).chunks > 1, bytes > 0);
+      EXPECT_EQ(bytes > 0, channels <= 1536) << channels;
+    }
+  }
+}
+
+TYPED_TEST(ScanConfiguration, SameBitsFromRunToRun) {
+  for (const int chunks : {1, 3}) {
+    ConfiguredTarget::config() = {ssm::ScanPath::tiled, 4, chunks};
+    const typename TestFixture::Problem p(this->wide());
+    ASSERT_TRUE(run<ConfiguredTarget>(p.args()).is_ok());
+    const auto first = p.y.snapshot();
+    for (int i = 0; i < 5; ++i) {
+      p.y.poison();
+      ASSERT_TRUE(run<ConfiguredTarget>(p.args()).is_ok());
+      EXPECT_EQ(p.y.snapshot(), first);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ssm_test
