@@ -26,11 +26,15 @@ class ModelUnderTest {
     });
     ssm::Random random(9);
     ssm::initialize(config, weights, random);
-    const auto bytes = Model::prepared_bytes(backend, config);
+    prepare(ssm::WeightFormat::native);
+  }
+
+  void prepare(ssm::WeightFormat format) {
+    const auto bytes = Model::prepared_bytes(backend, config, format);
     host_memory = ssm::OwnedWorkspace(bytes.host);
     data_memory = ssm::OwnedWorkspace(bytes.data);
     SSM_EXPECT_OK(
-        model.prepare(backend, config, weights, host_memory.arena(), data_memory.arena()));
+        model.prepare(backend, config, weights, host_memory.arena(), data_memory.arena(), format));
   }
 
   ssm::Owned<ssm::index_t, 2> random_ids(ssm::index_t batch, ssm::index_t length) const {
