@@ -123,6 +123,20 @@ TYPED_TEST(VecTest, PartialAndStridedAccessTouchNothingElse) {
   }
 }
 
+TYPED_TEST(VecTest, Deinterleave4TakesColumns) {
+  using T = TypeParam;
+  constexpr int kWidth = Vec<T>::kWidth;
+  Vec<T> v[4];
+  for (int k = 0; k < 4; ++k) v[k] = ramp<T>(static_cast<T>(k * kWidth), T(1));
+  deinterleave4(v);
+  for (int k = 0; k < 4; ++k) {
+    const auto column = lanes_of(v[k]);
+    for (int i = 0; i < kWidth; ++i) {
+      EXPECT_EQ(column[static_cast<std::size_t>(i)], static_cast<T>(4 * i + k));
+    }
+  }
+}
+
 // Every two-byte pattern widens as dtype.hpp says and comes back; NaN stays NaN.
 template <class Stored>
 void every_pattern_survives() {

@@ -51,6 +51,18 @@ void store_lane_by_lane(V v, Stored* p) noexcept {
   for (int i = 0; i < V::kWidth; ++i) p[i] = static_cast<Stored>(lanes[i]);
 }
 
+// Four registers hold a row-major (kWidth, 4) matrix from end to end; afterwards each holds one of
+// its columns.
+template <class T>
+void deinterleave4(Vec<T> (&v)[4]) noexcept {
+  constexpr int kWidth = Vec<T>::kWidth;
+  T rows[4 * kWidth];
+  T columns[4 * kWidth];
+  for (int k = 0; k < 4; ++k) v[k].store(rows + k * kWidth);
+  for (int i = 0; i < 4 * kWidth; ++i) columns[i % 4 * kWidth + i / 4] = rows[i];
+  for (int k = 0; k < 4; ++k) v[k] = Vec<T>::load(columns + k * kWidth);
+}
+
 // Asks for the cache line at `p`, which may lie anywhere: a hint, never a fault.
 SSM_ALWAYS_INLINE void prefetch(const void* p) noexcept {
 #if defined(__GNUC__)
@@ -103,6 +115,7 @@ SSM_ALWAYS_INLINE void store_strided(V v, Stored* p, index_t stride, int n) noex
 
 }  // namespace simd
 
+using simd::deinterleave4;
 using simd::load_first;
 using simd::load_strided;
 using simd::prefetch;

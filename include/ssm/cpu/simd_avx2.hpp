@@ -186,6 +186,22 @@ struct Vec<double> {
   }
 };
 
+inline void deinterleave4(Vec<float> (&v)[4]) noexcept {
+  // Rows i and i + 4 side by side, then the 4 x 4 transpose of each half.
+  const __m256 a = _mm256_permute2f128_ps(v[0].v, v[2].v, 0x20);
+  const __m256 b = _mm256_permute2f128_ps(v[0].v, v[2].v, 0x31);
+  const __m256 c = _mm256_permute2f128_ps(v[1].v, v[3].v, 0x20);
+  const __m256 d = _mm256_permute2f128_ps(v[1].v, v[3].v, 0x31);
+  const __m256 ab_low = _mm256_unpacklo_ps(a, b);
+  const __m256 ab_high = _mm256_unpackhi_ps(a, b);
+  const __m256 cd_low = _mm256_unpacklo_ps(c, d);
+  const __m256 cd_high = _mm256_unpackhi_ps(c, d);
+  v[0] = Vec<float>(_mm256_shuffle_ps(ab_low, cd_low, 0x44));
+  v[1] = Vec<float>(_mm256_shuffle_ps(ab_low, cd_low, 0xee));
+  v[2] = Vec<float>(_mm256_shuffle_ps(ab_high, cd_high, 0x44));
+  v[3] = Vec<float>(_mm256_shuffle_ps(ab_high, cd_high, 0xee));
+}
+
 }  // namespace simd
 SSM_CPU_DETAIL_END
 

@@ -228,6 +228,21 @@ struct Vec<double> {
   }
 };
 
+inline void deinterleave4(Vec<float> (&v)[4]) noexcept {
+  // Columns 0 and 1 of eight rows, then 2 and 3.
+  const __m512i even = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(2));
+  const __m512 a = _mm512_permutex2var_ps(v[0].v, even, v[1].v);
+  const __m512 b = _mm512_permutex2var_ps(v[2].v, even, v[3].v);
+  const __m512 c = _mm512_permutex2var_ps(v[0].v, odd, v[1].v);
+  const __m512 d = _mm512_permutex2var_ps(v[2].v, odd, v[3].v);
+  const __mmask16 all = Vec<float>::kAll;
+  v[0] = Vec<float>(_mm512_maskz_shuffle_f32x4(all, a, b, 0x44));
+  v[1] = Vec<float>(_mm512_maskz_shuffle_f32x4(all, a, b, 0xee));
+  v[2] = Vec<float>(_mm512_maskz_shuffle_f32x4(all, c, d, 0x44));
+  v[3] = Vec<float>(_mm512_maskz_shuffle_f32x4(all, c, d, 0xee));
+}
+
 }  // namespace simd
 SSM_CPU_DETAIL_END
 

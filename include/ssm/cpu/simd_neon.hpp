@@ -134,6 +134,15 @@ struct Vec<double> {
   friend SSM_ALWAYS_INLINE double max_lane(Vec a) noexcept { return vmaxvq_f64(a.v); }
 };
 
+inline void deinterleave4(Vec<float> (&v)[4]) noexcept {
+  const float32x4x2_t ab = vtrnq_f32(v[0].v, v[1].v);
+  const float32x4x2_t cd = vtrnq_f32(v[2].v, v[3].v);
+  v[0] = Vec<float>(vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
+  v[1] = Vec<float>(vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
+  v[2] = Vec<float>(vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
+  v[3] = Vec<float>(vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
+}
+
 }  // namespace simd
 SSM_CPU_DETAIL_END
 

@@ -156,6 +156,10 @@ struct Vec<double> {
   }
 };
 
+inline void deinterleave4(Vec<float> (&v)[4]) noexcept {
+  _MM_TRANSPOSE4_PS(v[0].v, v[1].v, v[2].v, v[3].v);
+}
+
 }  // namespace simd
 SSM_CPU_DETAIL_END
 
