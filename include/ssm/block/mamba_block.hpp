@@ -1,10 +1,12 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "ssm/block/mamba_config.hpp"
 #include "ssm/block/mamba_parameters.hpp"
 #include "ssm/block/mamba_state.hpp"
+#include "ssm/block/mamba_tape.hpp"
 #include "ssm/fwd.hpp"
 #include "ssm/ops/causal_conv1d.hpp"
 #include "ssm/ops/execution.hpp"
@@ -122,14 +124,50 @@ class MambaBlock {
     return forward(backend, one_token(x), one_token(y), state, workspace);
   }
 
+  // Training: forward that keeps, on `tape`, what backward reads. The arithmetic is forward's. x, y
+  // (batch, length, d_model) must not overlap; `before` and `after` likewise, for backward reads x
+  // and `before` once more. Carrying `after` of one call into the next, and the gradient of
+  // `before` back, is truncated backpropagation through time.
+  //
+  // sequences as in forward, but that padding (sequences.lengths) is `unsupported` on a backend
+  // whose memory the host cannot read.
+  Status forward_train(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
+                       const State& before, const State& after, const MambaTape<T>& tape,
+                       Arena workspace, const Sequences& sequences = {}) const noexcept;
+
+  // The gradients of that call; see MambaGradArgs. The tape is left as it is.
+  Status backward(const Backend& backend, const MambaGradArgs<T>& args, const MambaTape<T>& tape,
+                  Arena workspace) const noexcept;
+
+  // Bytes of the tape, which stay in use from forward_train to backward …
+  std::size_t tape_bytes(index_t batch, index_t length) const noexcept {
+    return MambaTape<T>::bytes(config_, batch, length);
+  }
+  // … and of the workspace for either call, which every layer of a model may share.
+  std::size_t training_workspace_bytes(const Backend& backend, index_t batch,
+                                       index_t length) const noexcept;
+
  private:
+  struct TrainingWorkspace;
+  struct BackwardCalls;
+  BackwardCalls backward_calls(const MambaGradArgs<T>& args,
+                               const TrainingWorkspace& w) const noexcept;
+  TrainingWorkspace carve_training(const Backend& backend, const MambaTape<T>& tape,
+                                   const MambaGradArgs<T>& args, Arena& arena) const noexcept;
+  MambaGradArgs<T> every_gradient(index_t batch, index_t length) const noexcept;
+  Status check_training(const char* op, const View<const T, 3>& x, const State& before,
+                        const MambaTape<T>& tape, const Sequences& sequences) const;
+  Status backward_together(const Backend& backend, const MambaGradArgs<T>& args,
+                           const MambaTape<T>& tape, Arena workspace) const;
+
   // What forward needs besides its arguments: the activations between the operations for one chunk
   // of every batch row, and the state carried between chunks when the caller keeps none.
   struct Workspace {
-    View<T, 3> xz;     // (batch, chunk, 2 d_inner)
-    View<T, 3> x;      // (batch, chunk, d_inner): after the convolution, then the scan's output
-    View<T, 3> dt_BC;  // (batch, chunk, dt_rank + 2 d_state)
-    View<T, 3> dt;     // (batch, chunk, d_inner)
+    View<T, 3> xz;      // (batch, chunk, 2 d_inner)
+    View<T, 3> x;       // (batch, chunk, d_inner): after the convolution, then the scan's output
+    View<T, 3> dt_BC;   // (batch, chunk, dt_rank + 2 d_state)
+    View<T, 3> normed;  // the same after its norms: dt_BC itself, unless that is to be kept
+    View<T, 3> dt;      // (batch, chunk, d_inner)
     State carried;
 
     static Workspace carve(const MambaConfig& c, index_t batch, index_t length, index_t chunk,
@@ -139,14 +177,15 @@ class MambaBlock {
       w.xz = arena.view<T, 3>({batch, tokens, 2 * c.d_inner});
       w.x = arena.view<T, 3>({batch, tokens, c.d_inner});
       w.dt_BC = arena.view<T, 3>({batch, tokens, c.dt_rank + 2 * c.d_state});
+      w.normed = w.dt_BC;
       w.dt = arena.view<T, 3>({batch, tokens, c.d_inner});
       if (length > chunk) w.carried = State::carve(c, batch, arena);
       return w;
     }
 
     Workspace first_tokens(index_t count) const noexcept {
-      return {xz.slice(1, 0, count), x.slice(1, 0, count), dt_BC.slice(1, 0, count),
-              dt.slice(1, 0, count), carried};
+      return {xz.slice(1, 0, count),     x.slice(1, 0, count),  dt_BC.slice(1, 0, count),
+              normed.slice(1, 0, count), dt.slice(1, 0, count), carried};
     }
   };
 
@@ -188,19 +227,20 @@ class MambaBlock {
     return check.status();
   }
 
+  static State row_of(const State& state, index_t i) noexcept {
+    return state.present() ? state.rows(i, 1) : State{};
+  }
+
   // Every sequence on its own, so that padding is never touched.
   Status forward_one_by_one(const Backend& backend, const View<const T, 3>& x, const View<T, 3>& y,
                             const State& before, const State& after, Arena workspace,
                             const Sequences& sequences) const {
-    const auto row = [](const State& state, index_t i) {
-      return state.present() ? state.rows(i, 1) : State{};
-    };
     Status status;
     for (index_t i = 0; i < sequences.count(x.extent(0)) && status; ++i) {
       const Sequences::Range r = sequences.range(i, x.extent(1));
       status = forward_together(backend, x.slice(0, r.row, 1).slice(1, r.begin, r.end - r.begin),
                                 y.slice(0, r.row, 1).slice(1, r.begin, r.end - r.begin),
-                                row(before, i), row(after, i), workspace, {});
+                                row_of(before, i), row_of(after, i), workspace, {});
     }
     return status;
   }
@@ -229,59 +269,24 @@ class MambaBlock {
   Status forward_chunk(const Backend& backend, const View<const T, 3>& u, const View<T, 3>& out,
                        const State& before, const State& after, const Sequences& sequences,
                        const Workspace& w) const {
-    const MambaConfig& c = config_;
-    const View<T, 3> x = w.xz.slice(2, 0, c.d_inner);
-    const View<T, 3> z = w.xz.slice(2, c.d_inner, c.d_inner);
-    const View<T, 3> dt_low = w.dt_BC.slice(2, 0, c.dt_rank);
-    const View<T, 3> B = w.dt_BC.slice(2, c.dt_rank, c.d_state);
-    const View<T, 3> C = w.dt_BC.slice(2, c.dt_rank + c.d_state, c.d_state);
-
     Status status = linear(
         backend, LinearArgs<T>{u, weights_.in_proj_weight, weights_.in_proj_bias, w.xz, in_proj_});
     if (!status) return status;
 
-    CausalConv1dArgs<T> conv;
-    conv.x = x;
-    conv.weight = weights_.conv1d_weight;
-    conv.bias = weights_.conv1d_bias;
-    conv.state0 = before.conv;
+    CausalConv1dArgs<T> conv = conv_args(before, sequences, w);
     conv.state_last = after.conv;
-    conv.y = w.x;
-    conv.sequences = sequences;
     status = causal_conv1d(backend, conv);
     if (!status) return status;
 
     status = linear(backend, LinearArgs<T>{w.x, weights_.x_proj_weight, {}, w.dt_BC, x_proj_});
     if (!status) return status;
 
-    if (c.dt_b_c_norm) {
-      for (const View<T, 3>& part : {dt_low, B, C}) {
-        RmsNormArgs<T> norm;
-        norm.x = part;
-        norm.y = part;
-        norm.eps = static_cast<accum_t<T>>(c.dt_b_c_eps);
-        status = rms_norm(backend, norm);
-        if (!status) return status;
-      }
-    }
-
-    status = linear(backend, LinearArgs<T>{dt_low, weights_.dt_proj_weight, {}, w.dt, dt_proj_});
+    status = project_dt(backend, w);
     if (!status) return status;
 
-    SelectiveScanArgs<T> scan;
-    scan.x = w.x;
-    scan.dt = w.dt;
-    scan.A = A_;
-    scan.B = one_group(B);
-    scan.C = one_group(C);
-    scan.D = weights_.D;
-    scan.z = z;
-    scan.dt_bias = weights_.dt_proj_bias;
-    scan.h0 = before.ssm;
+    SelectiveScanArgs<T> scan = scan_args(before, sequences, w);
     scan.h_last = after.ssm;
     scan.y = w.x;
-    scan.sequences = sequences;
-    scan.b_rule = c.b_rule;
     status = selective_scan(backend, scan);
     if (!status) return status;
 
@@ -289,8 +294,71 @@ class MambaBlock {
                                          out_proj_});
   }
 
-  static View<T, 4> one_group(const View<T, 3>& v) noexcept {
-    return View<T, 4>(v.data(), {v.extent(0), v.extent(1), 1, v.extent(2)},
+  // [dt, B, C], or their gradients, taken apart.
+  template <class U>
+  struct DtBC {
+    View<U, 3> dt, B, C;
+  };
+  template <class U>
+  DtBC<U> split(const View<U, 3>& v) const noexcept {
+    const MambaConfig& c = config_;
+    return {v.slice(2, 0, c.dt_rank), v.slice(2, c.dt_rank, c.d_state),
+            v.slice(2, c.dt_rank + c.d_state, c.d_state)};
+  }
+
+  // x = silu(conv1d(x))
+  CausalConv1dArgs<T> conv_args(const State& before, const Sequences& sequences,
+                                const Workspace& w) const {
+    CausalConv1dArgs<T> conv;
+    conv.x = w.xz.slice(2, 0, config_.d_inner);
+    conv.weight = weights_.conv1d_weight;
+    conv.bias = weights_.conv1d_bias;
+    conv.state0 = before.conv;
+    conv.y = w.x;
+    conv.sequences = sequences;
+    return conv;
+  }
+
+  // The norms of dt, B and C, and dt = W_dt dt.
+  Status project_dt(const Backend& backend, const Workspace& w) const {
+    const DtBC<T> raw = split(w.dt_BC);
+    const DtBC<T> normed = split(w.normed);
+    if (config_.dt_b_c_norm) {
+      for (const auto& [from, to] :
+           {std::pair(raw.dt, normed.dt), std::pair(raw.B, normed.B), std::pair(raw.C, normed.C)}) {
+        RmsNormArgs<T> norm;
+        norm.x = from;
+        norm.y = to;
+        norm.eps = static_cast<accum_t<T>>(config_.dt_b_c_eps);
+        const Status status = rms_norm(backend, norm);
+        if (!status) return status;
+      }
+    }
+    return linear(backend, LinearArgs<T>{normed.dt, weights_.dt_proj_weight, {}, w.dt, dt_proj_});
+  }
+
+  // The scan but for its outputs.
+  SelectiveScanArgs<T> scan_args(const State& before, const Sequences& sequences,
+                                 const Workspace& w) const {
+    const DtBC<T> normed = split(w.normed);
+    SelectiveScanArgs<T> scan;
+    scan.x = w.x;
+    scan.dt = w.dt;
+    scan.A = A_;
+    scan.B = one_group(normed.B);
+    scan.C = one_group(normed.C);
+    scan.D = weights_.D;
+    scan.z = w.xz.slice(2, config_.d_inner, config_.d_inner);
+    scan.dt_bias = weights_.dt_proj_bias;
+    scan.h0 = before.ssm;
+    scan.sequences = sequences;
+    scan.b_rule = config_.b_rule;
+    return scan;
+  }
+
+  template <class U>
+  static View<U, 4> one_group(const View<U, 3>& v) noexcept {
+    return View<U, 4>(v.data(), {v.extent(0), v.extent(1), 1, v.extent(2)},
                       {v.stride(0), v.stride(1), 0, v.stride(2)});
   }
 
@@ -301,3 +369,5 @@ class MambaBlock {
 };
 
 SSM_NAMESPACE_END
+
+#include "ssm/block/mamba_block_training.hpp"

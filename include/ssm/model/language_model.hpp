@@ -5,7 +5,11 @@
 
 #include "ssm/block/mamba_block.hpp"
 #include "ssm/model/language_model_parameters.hpp"
+#include "ssm/model/language_model_tape.hpp"
 #include "ssm/ops/embedding.hpp"
+#include "ssm/ops/embedding_backward.hpp"
+#include "ssm/ops/linear_backward.hpp"
+#include "ssm/ops/rms_norm_backward.hpp"
 
 SSM_NAMESPACE_BEGIN
 
@@ -185,7 +189,74 @@ class LanguageModel {
     return forward(backend, one_id, one_row, state, workspace, Logits::last);
   }
 
+  // Training: forward that keeps, on `tape`, what backward reads; the arithmetic is forward's with
+  // Logits::all. `before` and `after` must not overlap, for backward reads `before` once more:
+  // carrying `after` of one call into the next, and the gradient of `before` back, is truncated
+  // backpropagation through time. Padding (sequences.lengths) is `unsupported` on a backend whose
+  // memory the host cannot read.
+  Status forward_train(const Backend& backend, const View<const index_t, 2>& ids,
+                       const View<accum_t<T>, 3>& logits, const State& before, const State& after,
+                       const LanguageModelTape<T>& tape, Arena workspace,
+                       const Sequences& sequences = {}) const noexcept;
+
+  // The gradients of that call; see LanguageModelGradArgs. The tape is left as it is.
+  Status backward(const Backend& backend, const LanguageModelGradArgs<T>& args,
+                  const LanguageModelTape<T>& tape, Arena workspace) const noexcept;
+
+  // Bytes of the tape, which stay in use from forward_train to backward …
+  std::size_t tape_bytes(index_t batch, index_t length) const noexcept {
+    return LanguageModelTape<T>::bytes(config_, batch, length);
+  }
+  // … and of the workspace for either call.
+  std::size_t training_workspace_bytes(const Backend& backend, index_t batch,
+                                       index_t length) const noexcept;
+
  private:
+  struct TrainingWorkspace;
+  TrainingWorkspace carve_training(const Backend& backend, index_t batch, index_t length,
+                                   Arena& arena) const noexcept;
+  LinearGradArgs<T, accum_t<T>> head_grad(const LanguageModelGradArgs<T>& a,
+                                          const TrainingWorkspace& w) const noexcept;
+  RmsNormGradArgs<T> norm_grad(const View<const accum_t<T>, 3>& residual,
+                               const View<const T, 1>& weight,
+                               const View<const accum_t<T>, 3>& later,
+                               const View<accum_t<T>, 1>& dweight, GradMode mode,
+                               const TrainingWorkspace& w) const noexcept;
+  EmbeddingGradArgs<T> embedding_grad(const LanguageModelGradArgs<T>& a,
+                                      const TrainingWorkspace& w) const noexcept;
+  Status check_training(const char* op, const Backend& backend, const View<const index_t, 2>& ids,
+                        const State& before, const State& after, const LanguageModelTape<T>& tape,
+                        Arena workspace, const Sequences& sequences) const;
+  Status forward_train_together(const Backend& backend, const View<const index_t, 2>& ids,
+                                const View<accum_t<T>, 3>& logits, const State& before,
+                                const State& after, const LanguageModelTape<T>& tape,
+                                Arena workspace, const Sequences& sequences) const;
+  Status backward_together(const Backend& backend, const LanguageModelGradArgs<T>& args,
+                           const LanguageModelTape<T>& tape, Arena workspace) const;
+
+  // The norm of the residual stream, which is left as it is.
+  Status normalize(const Backend& backend, const View<accum_t<T>, 3>& residual,
+                   const View<const T, 1>& weight, const View<T, 3>& y) const {
+    RmsNormArgs<T> norm;
+    norm.residual = residual;
+    norm.weight = weight;
+    norm.y = y;
+    norm.eps = static_cast<accum_t<T>>(config_.norm_eps);
+    return rms_norm(backend, norm);
+  }
+
+  static MambaState<T> layer_of(const State& state, index_t i) noexcept {
+    return state.present() ? state.layer(i) : MambaState<T>{};
+  }
+  static State row_of(const State& state, index_t i) noexcept {
+    return state.present() ? state.rows(i, 1) : State{};
+  }
+  // The tokens of a sequence; absent stays absent.
+  template <class V>
+  static V part_of(const V& v, const Sequences::Range& r) noexcept {
+    return v.present() ? v.slice(0, r.row, 1).slice(1, r.begin, r.end - r.begin) : v;
+  }
+
   struct Workspace {
     View<accum_t<T>, 3> residual;  // (batch, chunk, d_model)
     View<T, 3> normed;             // (batch, chunk, d_model)
@@ -299,10 +370,9 @@ class LanguageModel {
       norm.weight = layers_[i].norm_weight;
       status = rms_norm(backend, norm);
       if (!status) return status;
-      const MambaState<T> state0 = before.present() ? before.layer(i) : MambaState<T>{};
-      const MambaState<T> state1 = after.present() ? after.layer(i) : MambaState<T>{};
-      status = layers_[i].block.forward(backend, w.normed, w.mixed, state0, state1,
-                                        Arena(w.block, w.block_bytes), sequences);
+      status =
+          layers_[i].block.forward(backend, w.normed, w.mixed, layer_of(before, i),
+                                   layer_of(after, i), Arena(w.block, w.block_bytes), sequences);
       if (!status) return status;
       observer(LayerTrace<T>{i, first_token, w.residual, w.normed, w.mixed});
       norm.x = w.mixed;
@@ -328,3 +398,5 @@ class LanguageModel {
 };
 
 SSM_NAMESPACE_END
+
+#include "ssm/model/language_model_training.hpp"
