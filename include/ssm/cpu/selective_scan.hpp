@@ -81,7 +81,7 @@ class VectorScan {
     Block blocks[kMaxBlocks];
     for (index_t i = first; i < last; ++i) {
       Block& block = blocks[i - first];
-      block = make_block(i);
+      place_block(block, i);
       const index_t offset = (i - first) * d_state * kWidth;
       load_A(block, memory.A + offset, length);
       load_h0(block, sequence, memory.h + offset);
@@ -195,15 +195,13 @@ class VectorScan {
   // a / b, without the wait for a division in the common case of one group.
   static index_t quotient(index_t a, index_t b) noexcept { return a < b ? 0 : a / b; }
 
-  Block make_block(index_t i) const noexcept {
-    Block block{};
+  void place_block(Block& block, index_t i) const noexcept {
     const index_t stretch = quotient(i, blocks_per_stretch_);
     const index_t offset = (i - stretch * blocks_per_stretch_) * kWidth;
     block.channel = stretch * stretch_ + offset;
     block.group_b = quotient(block.channel, per_b_);
     block.group_c = quotient(block.channel, per_c_);
     block.lanes = static_cast<int>(std::min<index_t>(kWidth, stretch_ - offset));
-    return block;
   }
 
   void load_A(Block& block, Accum* copy, index_t length) const noexcept {
@@ -337,6 +335,9 @@ class VectorScan {
                   bool bounded, const Ahead& ahead, Scratch& s) const noexcept {
     const bool plain = a_.b_rule == BRule::euler && a_.mode != ScanMode::accurate;
     const int d_state = static_cast<int>(a_.A.extent(1));
+    if (tokens == 1 && plain && bounded && !per_lane_) {
+      return run_single(block, streams, t0, row, d_state, s);
+    }
     for (int n = 0; n < d_state;) {
       const int width = std::min(d_state - n, kStates);
       Pass pass = make_pass(block, streams, t0, tokens, row, n, width, s);
@@ -484,6 +485,36 @@ class VectorScan {
         }
       }
     }
+  }
+
+  // One token, which is what decoding asks for: nothing to keep in registers from one to the next,
+  // so the states go by one after another, in the order of every other path.
+  void run_single(const Block& block, const Streams& streams, index_t t0, int row, int d_state,
+                  Scratch& s) const noexcept {
+    const V delta = V::load(s.scaled_delta + row * kWidth);
+    const V input = V::load(s.input + row * kWidth);
+    V sum = V::load(s.sum + row * kWidth);
+    const Accum* A = block.A;
+    const Accum* h_in = block.h_in;
+    Accum* h_out = block.h_out;
+    for (int n = 0; n < d_state;) {
+      const int width = std::min(d_state - n, kStates);
+      const Accum* B;
+      const Accum* C;
+      index_t token, state;
+      place(a_.B, streams.B, block, block.group_b, per_b_, t0, 1, n, width, s.B, B, token, state);
+      place(a_.C, streams.C, block, block.group_c, per_c_, t0, 1, n, width, s.C, C, token, state);
+      for (int k = 0; k < width; ++k) {
+        const V h = fma(exp2_bounded(delta, V::load(A)), V::load(h_in), input * V(B[k]));
+        sum = fma(h, V(C[k]), sum);
+        h.store(h_out);
+        A += block.A_stride;
+        h_in += block.h_in_stride;
+        h_out += block.h_out_stride;
+      }
+      n += width;
+    }
+    sum.store(s.sum + row * kWidth);
   }
 
   // Runs the largest tile that fits in `states`; returns its size.
