@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <vector>
@@ -23,9 +25,12 @@ inline void cuda_check(cudaError_t error, const char* what) {
 // launched (a capture forbids synchronisation and allocation).
 enum class Execution { stream, graph };
 
+// With a cuBLASLt handle, or with this library's own products.
+enum class Products { blas, own };
+
 // Target (support/target.hpp) of the CUDA backend: mirrors whole test allocations, guard bands and
 // poison included.
-template <Execution kExecution = Execution::stream>
+template <Execution kExecution = Execution::stream, Products kProducts = Products::blas>
 class DeviceTarget {
  public:
   static constexpr bool kChecksValues = false;
@@ -34,6 +39,7 @@ class DeviceTarget {
     cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
     cuda_check(cudaMalloc(&workspace_, kWorkspace), "workspace");
     cuda_check(cudaMemset(workspace_, kPoison, kWorkspace), "poison");
+    blas();  // not during a capture
   }
   DeviceTarget(const DeviceTarget&) = delete;
   DeviceTarget& operator=(const DeviceTarget&) = delete;
@@ -44,13 +50,15 @@ class DeviceTarget {
   }
 
   ssm::Cuda backend() {
-    cuda_check(cudaDeviceSynchronize(), "copies");
-    if (kExecution == Execution::graph) {
+    if (!capturing_) cuda_check(cudaDeviceSynchronize(), "copies");
+    if (kExecution == Execution::graph && !capturing_) {
       cuda_check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal), "capture");
+      capturing_ = true;
     }
     ssm::Cuda cuda;
     cuda.stream = stream_;
     cuda.workspace = ssm::Arena(workspace_, kWorkspace);
+    if (kProducts == Products::blas) cuda.blas = blas();
     return cuda;
   }
 
@@ -77,6 +85,7 @@ class DeviceTarget {
       cudaGraph_t graph = nullptr;
       cudaGraphExec_t executable = nullptr;
       cuda_check(cudaStreamEndCapture(stream_, &graph), "end of capture");
+      capturing_ = false;
       cuda_check(cudaGraphInstantiate(&executable, graph, 0), "graph");
       cuda_check(cudaGraphLaunch(executable, stream_), "replay");
       cuda_check(cudaStreamSynchronize(stream_), "replay");
@@ -102,19 +111,33 @@ class DeviceTarget {
     unsigned char* device;
     std::size_t bytes;
   };
-  static constexpr std::size_t kWorkspace = std::size_t{1} << 20;
+  static constexpr std::size_t kWorkspace = std::size_t{4} << 20;
+
+  static cublasLtHandle_t blas() {
+    static const cublasLtHandle_t handle = [] {
+      cublasLtHandle_t made = nullptr;
+      if (cublasLtCreate(&made) != CUBLAS_STATUS_SUCCESS) std::abort();
+      return made;
+    }();
+    return handle;
+  }
 
   const Mirror& mirror_of(const TestMemory::Block& block) {
     const auto found = mirrors_.find(block.begin);
     if (found != mirrors_.end()) return found->second;
     Mirror mirror{nullptr, block.bytes};
+    // A mirror may be asked for after the capture has begun; the test, not the call, allocates.
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cuda_check(cudaThreadExchangeStreamCaptureMode(&mode), "capture mode");
     cuda_check(cudaMalloc(reinterpret_cast<void**>(&mirror.device), mirror.bytes), "mirror");
     cuda_check(cudaMemcpy(mirror.device, block.begin, mirror.bytes, cudaMemcpyHostToDevice),
                "mirror");
+    cuda_check(cudaThreadExchangeStreamCaptureMode(&mode), "capture mode");
     return mirrors_.emplace(block.begin, mirror).first->second;
   }
 
   cudaStream_t stream_ = nullptr;
+  bool capturing_ = false;
   void* workspace_ = nullptr;
   std::map<unsigned char*, Mirror> mirrors_;
 };

@@ -162,6 +162,34 @@ TYPED_TEST(ScanConfiguration, SmallWorkspaceIsRefusedOrNotUsed) {
   EXPECT_EQ(ssm::selective_scan_config(cuda, p.args()).chunks, 1);
 }
 
+// One token, as decoding takes it, has a kernel of its own.
+TYPED_TEST(ScanConfiguration, SingleTokens) {
+  for (const index_t d_state : {1, 3, 4, 16, 17, 64, 65, 256}) {
+    for (const index_t channels : {1, 31, 32, 33, 100}) {
+      ScanCase c;
+      c.batch = 3;
+      c.length = 1;
+      c.groups_b = c.groups_c = 1;
+      c.channels = channels;
+      c.d_state = d_state;
+      this->check(c, 4, 1);
+      c.state_in_place = true;
+      this->check(c, 4, 1);
+    }
+  }
+  for (const Layout layout : kAllLayouts) {
+    ScanCase c = this->wide();
+    c.length = 1;
+    c.groups_b = c.groups_c = 5;
+    c.layout = layout;
+    c.batch = 2;
+    this->check(c, 4, 1);
+    c.partition.lengths = {0, 1};
+    c.gate = c.skip = c.bias = false;
+    this->check(c, 4, 1);
+  }
+}
+
 // The workspace asked for is what the rule then uses, and within the documented bound.
 TYPED_TEST(ScanConfiguration, LongSequencesOfFewChannelsAreCut) {
   using T = TypeParam;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ssm/core/arena.hpp"
+#include "ssm/ops/execution.hpp"
 
 // Handles of the CUDA runtime and of cuBLASLt, declared here so that this header needs no toolkit:
 // CUstream_st* is cudaStream_t, cublasLtContext* is cublasLtHandle_t.
@@ -23,5 +24,8 @@ struct Cuda {
   cublasLtContext* blas = nullptr;  // needed by linear alone
   Arena workspace = Arena(nullptr, 0);
 };
+
+template <>
+inline constexpr bool reads_on_host<Cuda> = false;
 
 SSM_NAMESPACE_END

@@ -3,6 +3,7 @@
 #include "ssm/core/arena.hpp"
 #include "ssm/cuda/detail/launch.cuh"
 #include "ssm/cuda/detail/scan_general.cuh"
+#include "ssm/cuda/detail/scan_step.cuh"
 #include "ssm/cuda/detail/scan_tile.cuh"
 #include "ssm/cuda/selective_scan.hpp"
 
@@ -39,7 +40,7 @@ auto visit_scan_variant(int padded, int lanes, F f) {
       return lanes <= 4 ? f(ScanTileVariant<4, 2, 32>{}) : f(ScanTileVariant<8, 1, 64>{});
     case 16:
       return lanes <= 4   ? f(ScanTileVariant<4, 4, 32>{})
-             : lanes <= 8 ? f(ScanTileVariant<8, 2, 64>{})
+             : lanes <= 8 ? f(ScanTileVariant<8, 2, 32>{})
                           : f(ScanTileVariant<16, 1, 64>{});
     case 32:
       return lanes <= 8 ? f(ScanTileVariant<8, 4, 32>{}) : f(ScanTileVariant<16, 2, 64>{});
@@ -229,6 +230,26 @@ Status run_scan_general(const Cuda& cuda, const SelectiveScanArgs<T, S>& a) {
   return run(scan_general_kernel<T, S, kScanGeneralStates>);
 }
 
+// Length 1, unpacked: the decoding step.
+template <class T>
+Status run_scan_step(const Cuda& cuda, const SelectiveScanArgs<T>& a) {
+  auto p = scan_params<ScanTileParams<T>>(a);
+  p.group_channels = p.channels / a.B.extent(2);
+  const index_t blocks = saturating_mul(p.sequences, (p.channels + 31) / 32);
+  if (blocks > 0x7fffffff) {
+    return Status::error(ErrorCode::size_overflow, "selective_scan", "grid",
+                         static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
+  }
+  const auto run = [&](auto states) {
+    constexpr int kStates = decltype(states)::value;
+    const unsigned warps = static_cast<unsigned>((p.d_state + kStates - 1) / kStates);
+    scan_step_kernel<T, kStates><<<static_cast<unsigned>(blocks), 32 * warps, 0, cuda.stream>>>(p);
+    return cuda_status("selective_scan", cudaGetLastError());
+  };
+  if (p.d_state <= 64) return run(std::integral_constant<int, 4>{});
+  return run(std::integral_constant<int, 16>{});
+}
+
 template <class T>
 Status run_scan_tile(const Cuda& cuda, const SelectiveScanArgs<T>& a, const ScanConfig& config) {
   auto p = scan_params<ScanTileParams<T>>(a);
@@ -355,6 +376,7 @@ Status selective_scan(const Cuda& cuda, const SelectiveScanArgs<T, S>& a,
                  "config.chunks", "must be 1 for packed sequences");
     if (!check.passed()) return check.status();
     if constexpr (!is_complex_v<S> && !std::is_same<T, double>::value) {
+      if (a.x.extent(1) == 1 && !a.sequences.packed()) return detail::run_scan_step(cuda, a);
       return detail::run_scan_tile(cuda, a, config);
     }
   }

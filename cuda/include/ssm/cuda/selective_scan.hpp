@@ -45,7 +45,8 @@ std::size_t workspace_bytes(const Cuda& cuda, const SelectiveScanArgs<T, S>& a) 
 
 // The selective scan; see SelectiveScanArgs for the equation. Fused: nothing of size
 // batch * length * channels * d_state is ever in memory. T is float, bf16, f16 or double. Modes
-// `sequential` and `associative` are one here.
+// `sequential` and `associative` are one here. A single token (the decoding step) has a kernel of
+// its own on the tiled path.
 //
 // Fastest when x, dt and z are 16-byte aligned with contiguous channels (B, L, D) or, forwards,
 // contiguous tokens (B, D, L), strides between rows multiples of 16 bytes; any strides work.
