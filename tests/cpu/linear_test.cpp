@@ -144,11 +144,21 @@ TYPED_TEST(LinearFormats, AreWithinTheirRounding) {
     c.in = in;
     cases.push_back(c);
   }
-  for (const index_t out : {255, 256, 257, 511, 513, 1025}) {  // one, two, four panels a group
+  // One, two and four panels a group, the last group short, two blocks of inputs or more.
+  for (const index_t out : {255, 256, 257, 511, 513, 1025}) {
     LinearCase c;
+    c.batch = 1;
+    c.length = 2;
+    c.in = 530;
+    c.out = out;
+    cases.push_back(c);
+  }
+  // Several tasks of rows and of panels.
+  for (const index_t out : {45, 530}) {
+    LinearCase c;
+    c.length = 61;
     c.in = 65;
     c.out = out;
-    c.length = 3;
     cases.push_back(c);
   }
   for (const WeightFormat format : kFormats) {
