@@ -108,8 +108,12 @@ void gather_block(const View<const T, 2>& weight, index_t first, index_t k0, int
   const index_t left = weight.extent(0) - first;
   const int inside = left < width ? static_cast<int>(left) : width;
   const auto convert = [](T value) {
-    using Through = std::conditional_t<sizeof(S) == 2, float, Sum>;
-    return static_cast<S>(static_cast<Through>(value));
+    if constexpr (std::is_same<S, T>::value) {
+      return value;
+    } else {
+      using Through = std::conditional_t<sizeof(S) == 2, float, Sum>;
+      return static_cast<S>(static_cast<Through>(value));
+    }
   };
   const T* const w = &weight(first, k0);
   const index_t across = weight.stride(0);
