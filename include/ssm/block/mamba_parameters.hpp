@@ -49,20 +49,7 @@ struct MambaParameters {
   // that loaders, initialisers, optimisers and writers share.
   template <class F>
   void for_each(F&& f) const {
-    const auto visit = [&](const char* name, const auto& view) {
-      if (view.present()) f(name, view);
-    };
-    visit("in_proj.weight", in_proj_weight);
-    visit("in_proj.bias", in_proj_bias);
-    visit("conv1d.weight", conv1d_weight);
-    visit("conv1d.bias", conv1d_bias);
-    visit("x_proj.weight", x_proj_weight);
-    visit("dt_proj.weight", dt_proj_weight);
-    visit("dt_proj.bias", dt_proj_bias);
-    visit("A_log", A_log);
-    visit("D", D);
-    visit("out_proj.weight", out_proj_weight);
-    visit("out_proj.bias", out_proj_bias);
+    visit_together(f, *this);
   }
 
   // Contiguous arrays of the configured shapes, uninitialised.
@@ -83,6 +70,27 @@ struct MambaParameters {
     return p;
   }
 };
+
+// Calls f(name, view, …) for every array that is present in the first of several sets of
+// parameters, with the arrays of that name in the others: a weight with its gradient and its
+// moments.
+template <class F, class T, class... Others>
+void visit_together(F&& f, const MambaParameters<T>& p, const Others&... others) {
+  const auto visit = [&](const char* name, const auto& view, const auto&... rest) {
+    if (view.present()) f(name, view, rest...);
+  };
+  visit("in_proj.weight", p.in_proj_weight, others.in_proj_weight...);
+  visit("in_proj.bias", p.in_proj_bias, others.in_proj_bias...);
+  visit("conv1d.weight", p.conv1d_weight, others.conv1d_weight...);
+  visit("conv1d.bias", p.conv1d_bias, others.conv1d_bias...);
+  visit("x_proj.weight", p.x_proj_weight, others.x_proj_weight...);
+  visit("dt_proj.weight", p.dt_proj_weight, others.dt_proj_weight...);
+  visit("dt_proj.bias", p.dt_proj_bias, others.dt_proj_bias...);
+  visit("A_log", p.A_log, others.A_log...);
+  visit("D", p.D, others.D...);
+  visit("out_proj.weight", p.out_proj_weight, others.out_proj_weight...);
+  visit("out_proj.bias", p.out_proj_bias, others.out_proj_bias...);
+}
 
 template <class T>
 using MambaWeights = MambaParameters<const T>;

@@ -48,22 +48,7 @@ struct LanguageModelParameters {
   // Calls f(name, view) for every present array under its Hugging Face name.
   template <class F>
   void for_each(F&& f) const {
-    f("backbone.embeddings.weight", embedding);
-    for (index_t i = 0; i < n_layer; ++i) {
-      char name[96];
-      const int prefix =
-          std::snprintf(name, sizeof(name), "backbone.layers.%lld.", static_cast<long long>(i));
-      const auto named = [&](const char* part, const char* leaf) {
-        std::snprintf(name + prefix, sizeof(name) - static_cast<std::size_t>(prefix), "%s%s", part,
-                      leaf);
-        return static_cast<const char*>(name);
-      };
-      f(named("norm.weight", ""), layers[i].norm_weight);
-      layers[i].mixer.for_each(
-          [&](const char* leaf, const auto& view) { f(named("mixer.", leaf), view); });
-    }
-    f("backbone.norm_f.weight", norm_f_weight);
-    if (lm_head.present()) f("lm_head.weight", lm_head);
+    visit_together(f, *this);
   }
 
   // Contiguous arrays of the configured shapes, uninitialised. The list of layers comes from
@@ -85,6 +70,29 @@ struct LanguageModelParameters {
     return p;
   }
 };
+
+// Calls f(name, view, …) for every array that is present in the first of several sets of
+// parameters, with the arrays of that name in the others, which have as many layers.
+template <class F, class T, class... Others>
+void visit_together(F&& f, const LanguageModelParameters<T>& p, const Others&... others) {
+  f("backbone.embeddings.weight", p.embedding, others.embedding...);
+  for (index_t i = 0; i < p.n_layer; ++i) {
+    char name[96];
+    const int prefix =
+        std::snprintf(name, sizeof(name), "backbone.layers.%lld.", static_cast<long long>(i));
+    const auto named = [&](const char* part, const char* leaf) {
+      std::snprintf(name + prefix, sizeof(name) - static_cast<std::size_t>(prefix), "%s%s", part,
+                    leaf);
+      return static_cast<const char*>(name);
+    };
+    f(named("norm.weight", ""), p.layers[i].norm_weight, others.layers[i].norm_weight...);
+    visit_together(
+        [&](const char* leaf, const auto&... views) { f(named("mixer.", leaf), views...); },
+        p.layers[i].mixer, others.layers[i].mixer...);
+  }
+  f("backbone.norm_f.weight", p.norm_f_weight, others.norm_f_weight...);
+  if (p.lm_head.present()) f("lm_head.weight", p.lm_head, others.lm_head...);
+}
 
 // The number of learnable values; a tied head counts once.
 inline index_t parameter_count(const LanguageModelConfig& c) noexcept {
