@@ -82,7 +82,7 @@ SSM_ALWAYS_INLINE V load_first(const Stored* p, int n) noexcept {
   if constexpr (std::is_same<Stored, typename V::Scalar>::value) return V::load(p, n);
 #endif
   Stored lanes[V::kWidth] = {};
-  std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(Stored));
+  if (n > 0) std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(Stored));
   return V::load(lanes);
 }
 
@@ -93,7 +93,7 @@ SSM_ALWAYS_INLINE void store_first(V v, Stored* p, int n) noexcept {
 #endif
   Stored lanes[V::kWidth];
   v.store(lanes);
-  std::memcpy(p, lanes, static_cast<std::size_t>(n) * sizeof(Stored));
+  if (n > 0) std::memcpy(p, lanes, static_cast<std::size_t>(n) * sizeof(Stored));
 }
 
 // Lane i from p[i * stride], for the first n lanes; the others are zero.

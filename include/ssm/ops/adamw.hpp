@@ -21,8 +21,8 @@ struct AdamWStep {
 //
 // w is `master` where there is one, and `parameter` its rounding to T; otherwise `parameter`, which
 // in two bytes would lose steps smaller than its spacing. A NaN among the gradients makes the norm
-// NaN, and with it every parameter: it cannot pass unseen. Nothing is summed, so the result does not
-// depend on how the arrays are cut.
+// NaN, and with it every parameter: it cannot pass unseen. Nothing is summed, so the result does
+// not depend on how the arrays are cut.
 template <class T>
 struct AdamWArgs {
   using Accum = accum_t<T>;
