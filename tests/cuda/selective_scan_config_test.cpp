@@ -190,6 +190,19 @@ TYPED_TEST(ScanConfiguration, SingleTokens) {
   }
 }
 
+// More channels than a grid's second dimension holds, and the step's variant for many of them.
+TYPED_TEST(ScanConfiguration, ManyChannels) {
+  for (const index_t length : {1, 3}) {
+    ScanCase c;
+    c.batch = 1;
+    c.channels = 65600;
+    c.groups_b = c.groups_c = 1;
+    c.d_state = 6;
+    c.length = length;
+    this->check(c, 4, 1);
+  }
+}
+
 // The workspace asked for is what the rule then uses, and within the documented bound.
 TYPED_TEST(ScanConfiguration, LongSequencesOfFewChannelsAreCut) {
   using T = TypeParam;

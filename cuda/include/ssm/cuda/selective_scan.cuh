@@ -246,7 +246,12 @@ Status run_scan_step(const Cuda& cuda, const SelectiveScanArgs<T>& a) {
     scan_step_kernel<T, kStates><<<static_cast<unsigned>(blocks), 32 * warps, 0, cuda.stream>>>(p);
     return cuda_status("selective_scan", cudaGetLastError());
   };
-  if (p.d_state <= 64) return run(std::integral_constant<int, 4>{});
+  // Few channels take four states a thread, for more threads; enough of them take sixteen, for
+  // fewer instructions.
+  constexpr index_t kMany = index_t{1} << 16;
+  if (p.d_state <= 64 && saturating_mul(p.sequences, p.channels) < kMany) {
+    return run(std::integral_constant<int, 4>{});
+  }
   return run(std::integral_constant<int, 16>{});
 }
 

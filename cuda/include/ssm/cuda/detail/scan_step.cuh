@@ -38,46 +38,60 @@ __global__ void __launch_bounds__(32 * kScanStepMaxWarps)
       if (p.delta_softplus) delta = softplus_fast(delta);
     }
     const index_t group = d / p.group_channels;
-    const T* const B = p.B + row * p.B_stride[0] + group * p.B_stride[2];
-    const T* const C = p.C + row * p.C_stride[0] + group * p.C_stride[2];
     const int n0 = warp * kStates;
+    // Pointers are stepped from state to state: a product of strides per access would cost more
+    // instructions than the recurrence.
+    const T* B = p.B + row * p.B_stride[0] + group * p.B_stride[2] + n0 * p.B_stride[3];
+    const T* C = p.C + row * p.C_stride[0] + group * p.C_stride[2] + n0 * p.C_stride[3];
+    const float* A = p.A + d * p.A_stride[0] + n0 * p.A_stride[1];
     float h[kStates], a[kStates], b[kStates], c[kStates];
 #pragma unroll
-    for (int s = 0; s < kStates; ++s) {
-      const int n = n0 + s;
-      h[s] = a[s] = b[s] = c[s] = 0.0f;
-      if (n < p.d_state) {
-        if (p.h0 != nullptr) {
-          h[s] = p.h0[row * p.h0_stride[0] + d * p.h0_stride[1] + n * p.h0_stride[2]];
-        }
-        if (token) {
-          a[s] = p.A[d * p.A_stride[0] + n * p.A_stride[1]];
-          b[s] = load_float(B[n * p.B_stride[3]]);
-          c[s] = load_float(C[n * p.C_stride[3]]);
-        }
+    for (int s = 0; s < kStates; ++s) h[s] = a[s] = b[s] = c[s] = 0.0f;
+    if (p.h0 != nullptr) {
+      const float* from = p.h0 + row * p.h0_stride[0] + d * p.h0_stride[1] + n0 * p.h0_stride[2];
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) {
+        if (n0 + s < p.d_state) h[s] = *from;
+        from += p.h0_stride[2];
       }
     }
     if (token) {
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
+        if (n0 + s < p.d_state) {
+          a[s] = *A;
+          b[s] = load_float(*B);
+          c[s] = load_float(*C);
+        }
+        A += p.A_stride[1];
+        B += p.B_stride[3];
+        C += p.C_stride[3];
+      }
+      const float input = delta * x;
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) {
         if (n0 + s >= p.d_state) continue;
-        h[s] = fmaf(exp2_fast(delta * (a[s] * kLog2e)), h[s], delta * x * b[s]);
+        h[s] = fmaf(exp2_fast(delta * (a[s] * kLog2e)), h[s], input * b[s]);
         y = fmaf(c[s], h[s], y);
       }
     }
     if (p.h_last != nullptr) {
+      float* to =
+          p.h_last + row * p.h_last_stride[0] + d * p.h_last_stride[1] + n0 * p.h_last_stride[2];
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
-        const int n = n0 + s;
-        if (n >= p.d_state) continue;
-        p.h_last[row * p.h_last_stride[0] + d * p.h_last_stride[1] + n * p.h_last_stride[2]] = h[s];
+        if (n0 + s < p.d_state) *to = h[s];
+        to += p.h_last_stride[2];
       }
     }
   }
-  sums[warp][lane] = y;
-  __syncthreads();
-  if (warp != 0 || !exists || !token) return;
-  for (int w = 1; w < warps; ++w) y += sums[w][lane];
+  if (warps > 1) {
+    sums[warp][lane] = y;
+    __syncthreads();
+    if (warp != 0) return;
+    for (int w = 1; w < warps; ++w) y += sums[w][lane];
+  }
+  if (!exists || !token) return;
   if (p.D != nullptr) y = fmaf(p.D[d * p.D_stride], x, y);
   if (p.z != nullptr) {
     y *= silu_fast(load_float(p.z[row * p.z_stride[0] + d * p.z_stride[2]]));
