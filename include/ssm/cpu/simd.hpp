@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstring>
-
 #include "ssm/core/dtype.hpp"
 #include "ssm/core/isa.hpp"
 
@@ -82,7 +80,9 @@ SSM_ALWAYS_INLINE V load_first(const Stored* p, int n) noexcept {
   if constexpr (std::is_same<Stored, typename V::Scalar>::value) return V::load(p, n);
 #endif
   Stored lanes[V::kWidth] = {};
-  if (n > 0) std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(Stored));
+  for (int i = 0; i < V::kWidth; ++i) {  // over the constant width: g++ then knows its bounds
+    if (i < n) lanes[i] = p[i];
+  }
   return V::load(lanes);
 }
 
@@ -93,7 +93,9 @@ SSM_ALWAYS_INLINE void store_first(V v, Stored* p, int n) noexcept {
 #endif
   Stored lanes[V::kWidth];
   v.store(lanes);
-  if (n > 0) std::memcpy(p, lanes, static_cast<std::size_t>(n) * sizeof(Stored));
+  for (int i = 0; i < V::kWidth; ++i) {
+    if (i < n) p[i] = lanes[i];
+  }
 }
 
 // Lane i from p[i * stride], for the first n lanes; the others are zero.
