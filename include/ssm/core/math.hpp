@@ -35,7 +35,7 @@ T sigmoid(const T& x) {
   return T(1) / (T(1) + exp(-x));
 }
 
-// silu(x) = x sigma(x) = x / (1 + e^-x): -0 at -infinity's side, x at +infinity's.
+// silu(x) = x sigma(x) = x / (1 + e^-x): -0 once e^-x overflows, x at +infinity, NaN at -infinity.
 template <class T>
 T silu(const T& x) {
   using std::exp;
