@@ -22,8 +22,8 @@ class Learner {
  public:
   virtual ~Learner() = default;
 
-  // Memory for the tokens of the next step, filled by the caller before each step(). Valid until
-  // then.
+  // Memory for the tokens of the next step, which the caller fills before each step(); absent, with
+  // a message, after a failure. A step that is still running reads memory of its own.
   virtual ssm::TrainingBatch next_batch() = 0;
   // Queues a step with these tokens. False, with a message, if that failed.
   virtual bool step(const ssm::AdamWStep& step) = 0;

@@ -32,14 +32,17 @@ class HostDevice {
     ssm::Arena device() const { return memory_.arena(); }
     ssm::Status upload() const { return ssm::Status::ok(); }
     ssm::Status download() const { return ssm::Status::ok(); }
-    ssm::Status upload_to(ssm::Arena other) const {
-      const auto bytes = static_cast<ssm::index_t>(memory_.size() - ssm::Arena::kAlignment);
-      ssm::Arena mine = memory_.arena();
-      unsigned char* const to = other.allocate<unsigned char>(bytes);
-      const unsigned char* const from = mine.allocate<unsigned char>(bytes);
-      if (to != from) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+    ssm::Status upload_to(const Twin& other) const {
+      const auto bytes = static_cast<ssm::index_t>(memory_.size());
+      ssm::Arena from = memory_.arena();
+      ssm::Arena to = other.memory_.arena();
+      if (this != &other) {
+        std::memcpy(to.allocate<unsigned char>(bytes), from.allocate<unsigned char>(bytes),
+                    memory_.size());
+      }
       return ssm::Status::ok();
     }
+    ssm::Status wait_for_upload() const { return ssm::Status::ok(); }
 
    private:
     ssm::OwnedWorkspace memory_;
@@ -53,6 +56,7 @@ class HostDevice {
       return Backend{};
     }
   }
+  ssm::Status status() const { return ssm::Status::ok(); }
   template <class F>
   ssm::Status run(ssm::index_t, F&& f) {
     return f();

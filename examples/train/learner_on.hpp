@@ -12,10 +12,14 @@
 // A Learner for weights and activations stored as T. Device brings a backend and its memory:
 //
 //   Device::Backend backend()
-//   Device::Twin(bytes): host() and device() are arenas over two memories of that size, which
-//                        upload() and download() copy, in the order of the calls; a host device's
-//                        are one and the same
+//   Status status():     whether all the memory asked for is there
+//   Device::Twin(device, bytes):
+//                        host() and device() are arenas over two memories of that size, which
+//                        upload() and download() copy, in the order of the calls; upload_to(twin)
+//                        copies to the device memory of another. A host device's are one and the
+//                        same
 //   Status run(i, f):    f(), or its i-th recording played again; i is 0 or 1
+//   Status copy(…):      from device memory to device memory
 //   Status wait():       until all that was queued is done
 template <class T, class Device>
 class LearnerOn final : public Learner {
@@ -39,24 +43,28 @@ class LearnerOn final : public Learner {
         device_(*own_device_),
         config_(config),
         training_(config.training) {}
+
   ssm::TrainingBatch next_batch() override {
     ssm::Arena arena = batches_[taken_ % 2].host();
+    // The step before the last one read its tokens from here.
+    if (!succeeded(batches_[taken_ % 2].wait_for_upload())) return {};
     return ssm::TrainingBatch::carve(training_, arena);
   }
 
   bool step(const ssm::AdamWStep& step) override {
-    next_batch().step(0) = step;
-    Twin& batch = batches_[taken_ % 2];
+    ssm::Arena arena = batches_[taken_ % 2].host();
+    ssm::TrainingBatch::carve(training_, arena).step(0) = step;
+    const Twin& batch = batches_[taken_ % 2];
     // Every batch goes to the same place, where the recorded step reads it.
-    if (!succeeded(batch.upload_to(batches_[0].device()))) return false;
+    if (!succeeded(batch.upload_to(batches_[0]))) return false;
     const Backend backend = device_.backend();
     // The recordings differ in the direction in which a carried state goes.
     const index_t turn = training_.carry_state ? turn_ % 2 : 0;
     if (!succeeded(device_.run(turn, [&] { return step_.run(backend, turn); }))) return false;
     ssm::Arena slots = losses_.device();
-    Accum* const slot =
-        slots.allocate<Accum>(kLosses * rows()) + (taken_ % kLosses) * static_cast<index_t>(rows());
-    if (!succeeded(device_.copy(step_.losses().data(), slot, rows() * sizeof(Accum)))) return false;
+    const index_t rows = training_.micro_batches;
+    Accum* const slot = slots.allocate<Accum>(kLosses * rows) + taken_ % kLosses * rows;
+    if (!succeeded(device_.copy(step_.losses().data(), slot, bytes_of<Accum>(rows)))) return false;
     ++taken_;
     ++turn_;
     if (taken_ - read_ == kLosses) return collect_losses();
@@ -160,9 +168,6 @@ class LearnerOn final : public Learner {
     on_host_ = ssm::TrainingState<T>::carve(training_, lists, arena);
     arena = state_.device();
     on_device_ = ssm::TrainingState<T>::carve(training_, lists, arena);
-    ssm::Random random(config_.seed);
-    initialize(training_, on_host_, random);
-    if (!succeeded(state_.upload())) return false;
 
     ssm::Arena counter;
     ssm::TrainingBatch::carve(training_, counter);
@@ -173,28 +178,35 @@ class LearnerOn final : public Learner {
     const auto bytes = Step::bytes(device_.backend(), training_, on_device_);
     step_lists_ = ssm::OwnedWorkspace(bytes.host);
     step_memory_ = Twin(device_, bytes.data, /*with_host=*/false);
-    losses_ = Twin(device_, kLosses * sizeof(Accum) * rows());
+    losses_ = Twin(device_, room_for<Accum>(kLosses * training_.micro_batches));
 
     const index_t batch = config_.evaluation_batch;
     const index_t length = config_.evaluation_length;
-    evaluation_ids_ = Twin(device_, bytes_of<index_t>(batch * length));
+    evaluation_ids_ = Twin(device_, room_for<index_t>(batch * length));
     evaluation_logits_ =
-        Twin(device_, bytes_of<Accum>(batch * length * training_.model.vocab_size));
+        Twin(device_, room_for<Accum>(batch * length * training_.model.vocab_size));
     counter = ssm::Arena();
     ssm::LanguageModelState<T>::carve(training_.model, batch, counter);
     evaluation_state_ = Twin(device_, counter.bytes_needed());
-    if (!prepare()) return false;
+    if (!succeeded(device_.status())) return false;
+    ssm::Random random(config_.seed);
+    initialize(training_, on_host_, random);
+    if (!succeeded(state_.upload()) || !prepare()) return false;
     evaluation_memory_ =
         Twin(device_, step_.model().workspace_bytes(device_.backend(), batch, length),
              /*with_host=*/false);
-    return true;
+    return succeeded(device_.status());
   }
 
   template <class U>
   static std::size_t bytes_of(index_t count) {
-    return static_cast<std::size_t>(count) * sizeof(U) + 2 * ssm::Arena::kAlignment;
+    return static_cast<std::size_t>(count) * sizeof(U);
   }
-  std::size_t rows() const { return static_cast<std::size_t>(training_.micro_batches); }
+  // For one array in an arena.
+  template <class U>
+  static std::size_t room_for(index_t count) {
+    return bytes_of<U>(count) + ssm::Arena::kAlignment;
+  }
 
   bool prepare() {
     return succeeded(step_.prepare(device_.backend(), training_, on_device_, device_batch_,

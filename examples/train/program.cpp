@@ -220,12 +220,15 @@ int train(const Options& o, const LearnerConfig& config, Task& task) {
   bool out_of_time = false;
   while (progress.step < o.steps && !reached && !out_of_time) {
     const ssm::index_t number = progress.step + 1;
-    task.fill(number, learner->next_batch());
+    const ssm::TrainingBatch batch = learner->next_batch();
+    if (!batch.ids.present()) return 1;
+    task.fill(number, batch);
     const double lr = rate.at(number);
     if (!learner->step({lr, number})) return 1;
     progress.step = number;
+    out_of_time = o.seconds > 0 && seconds_since(start) >= o.seconds;
     const bool evaluates = number % o.evaluate_every == 0 || number == o.steps;
-    if (number % o.log_every != 0 && !evaluates) continue;
+    if (number % o.log_every != 0 && !evaluates && !out_of_time) continue;
     double loss = 0;
     if (!learner->mean_loss(&loss)) return 1;
     if (!std::isfinite(loss)) {
@@ -246,7 +249,6 @@ int train(const Options& o, const LearnerConfig& config, Task& task) {
     }
     csv.write(number, loss, lr, accuracy);
     std::fflush(stdout);
-    out_of_time = o.seconds > 0 && seconds_since(start) >= o.seconds;
     last = Clock::now();
     last_step = number;
   }
