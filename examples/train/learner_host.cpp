@@ -33,12 +33,10 @@ class HostDevice {
     ssm::Status upload() const { return ssm::Status::ok(); }
     ssm::Status download() const { return ssm::Status::ok(); }
     ssm::Status upload_to(const Twin& other) const {
-      const auto bytes = static_cast<ssm::index_t>(memory_.size());
       ssm::Arena from = memory_.arena();
       ssm::Arena to = other.memory_.arena();
       if (this != &other) {
-        std::memcpy(to.allocate<unsigned char>(bytes), from.allocate<unsigned char>(bytes),
-                    memory_.size());
+        std::memcpy(to.allocate<unsigned char>(1), from.allocate<unsigned char>(1), memory_.size());
       }
       return ssm::Status::ok();
     }

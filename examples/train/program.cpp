@@ -151,20 +151,20 @@ struct Csv {
   ~Csv() {
     if (file != nullptr) std::fclose(file);
   }
-  bool open(const std::string& path, bool append) {
+  bool open(const std::string& path, const char* measure, bool append) {
     if (path.empty()) return true;
     file = std::fopen(path.c_str(), append ? "a" : "w");
     if (file == nullptr) {
       std::fprintf(stderr, "error: %s: cannot be written\n", path.c_str());
       return false;
     }
-    if (!append) std::fprintf(file, "step,loss,learning_rate,accuracy\n");
+    if (!append) std::fprintf(file, "step,loss,learning_rate,%s\n", measure);
     return true;
   }
-  void write(ssm::index_t step, double loss, double rate, double accuracy) {
+  void write(ssm::index_t step, double loss, double rate, double value) {
     if (file == nullptr) return;
     std::fprintf(file, "%lld,%.6g,%.6g,", static_cast<long long>(step), loss, rate);
-    if (accuracy >= 0) std::fprintf(file, "%.6g", accuracy);
+    if (value >= 0) std::fprintf(file, "%.6g", value);
     std::fprintf(file, "\n");
     std::fflush(file);
   }
@@ -204,7 +204,7 @@ int train(const Options& o, const LearnerConfig& config, Task& task) {
   progress.settings["length"] = std::to_string(o.length);
   if (o.resume && !learner->load(o.checkpoint, &progress)) return 1;
   Csv csv;
-  if (!csv.open(o.csv, o.resume)) return 1;
+  if (!csv.open(o.csv, task.measure(), o.resume)) return 1;
 
   std::printf("%lld parameters; steps %lld to %lld of %lld x %lld x %lld tokens on %s in %s\n",
               static_cast<long long>(ssm::parameter_count(config.training.model)),
@@ -242,12 +242,12 @@ int train(const Options& o, const LearnerConfig& config, Task& task) {
                 static_cast<long long>(number), loss, lr, speed * tokens_per_step,
                 clock_text(elapsed).c_str(),
                 clock_text(static_cast<double>(o.steps - number) / speed).c_str());
-    double accuracy = -1;
+    double value = -1;
     if (evaluates) {
-      if (!task.evaluate(*learner, &accuracy)) return 1;
-      reached = o.target > 0 && accuracy >= o.target;
+      if (!task.evaluate(*learner, &value)) return 1;
+      reached = o.target > 0 && value >= o.target;
     }
-    csv.write(number, loss, lr, accuracy);
+    csv.write(number, loss, lr, value);
     std::fflush(stdout);
     last = Clock::now();
     last_step = number;

@@ -71,8 +71,9 @@ class Task {
   virtual ~Task() = default;
   // The tokens and targets of step `number`, from 1: a function of the number alone.
   virtual void fill(ssm::index_t number, const ssm::TrainingBatch& batch) = 0;
-  // How good the model is now: prints it, and gives the accuracy, or 0 where there is none.
-  virtual bool evaluate(Learner& learner, double* accuracy) = 0;
+  // How good the model is now, in the unit that measure() names: printed and given.
+  virtual bool evaluate(Learner& learner, double* value) = 0;
+  virtual const char* measure() const { return "accuracy"; }
   // After the last step.
   virtual bool finish(Learner& learner) = 0;
   // What a resumed training must have in common with the one that it goes on with.

@@ -45,13 +45,14 @@ class BytesTask final : public Task {
 
   // The held-out text in as many equal streams as are evaluated at once, each read from its start
   // to its end with the state carried along; the first options.validation pieces of them.
-  bool evaluate(Learner& learner, double* accuracy) override {
-    *accuracy = 0;
-    return bits_per_byte(learner, options_.validation);
+  bool evaluate(Learner& learner, double* value) override {
+    return bits_per_byte(learner, options_.validation, value);
   }
+  const char* measure() const override { return "bits_per_byte"; }
 
   bool finish(Learner& learner) override {
-    if (!bits_per_byte(learner, held_out_.extent(0))) return false;
+    double bits = 0;
+    if (!bits_per_byte(learner, held_out_.extent(0), &bits)) return false;
     return model_.empty() || learner.write_model(model_, "bytes");
   }
 
@@ -60,7 +61,7 @@ class BytesTask final : public Task {
   }
 
  private:
-  bool bits_per_byte(Learner& learner, index_t pieces) const {
+  bool bits_per_byte(Learner& learner, index_t pieces, double* value) const {
     const index_t rows = config_.evaluation_batch;
     const index_t piece = config_.evaluation_length;
     const index_t stream = (held_out_.extent(0) - 1) / rows;
@@ -84,8 +85,9 @@ class BytesTask final : public Task {
         }
       }
     }
-    std::printf("  held out %.4f bits per byte over %lld bytes\n",
-                bits / static_cast<double>(count), static_cast<long long>(count));
+    *value = bits / static_cast<double>(count);
+    std::printf("  held out %.4f bits per byte over %lld bytes\n", *value,
+                static_cast<long long>(count));
     return true;
   }
 
