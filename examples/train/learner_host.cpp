@@ -95,6 +95,6 @@ std::unique_ptr<Learner> make_learner(const std::string& device, const std::stri
     using Reference = HostDevice<ssm::Reference>;
     return LearnerOn<float, Reference>::make(std::make_unique<Reference>(1), config);
   }
-  using Cpu = HostDevice<ssm::Reference>;
+  using Cpu = HostDevice<ssm::Cpu>;
   return LearnerOn<float, Cpu>::make(std::make_unique<Cpu>(config.threads), config);
 }
