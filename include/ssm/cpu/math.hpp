@@ -150,6 +150,29 @@ SSM_ALWAYS_INLINE Vec<T> phi1(Vec<T> x) noexcept {
   return Vec<T>::select(less(abs(x), Vec<T>(T(1e-20))), Vec<T>(T(1)), expm1(x) / x);
 }
 
+// The coefficients (k + 1) / (k + 2)! of phi_1': enough for |x| < 1/2 in each type.
+template <class T>
+struct Phi1Series {
+  static constexpr int kTerms = sizeof(T) == sizeof(float) ? 9 : 16;
+  T terms[kTerms];
+  constexpr Phi1Series() noexcept : terms() {
+    double factorial = 2;
+    for (int k = 0; k < kTerms; ++k) {
+      terms[k] = static_cast<T>((k + 1) / factorial);
+      factorial *= k + 3;
+    }
+  }
+};
+template <class T>
+inline constexpr Phi1Series<T> kPhi1Series{};
+
+// phi_1'(x) = (e^x - phi_1(x)) / x, and its series where that cancels.
+template <class T>
+SSM_ALWAYS_INLINE Vec<T> phi1_derivative(Vec<T> x) noexcept {
+  return Vec<T>::select(less(abs(x), Vec<T>(T(0.5))), horner(x, kPhi1Series<T>.terms),
+                        (exp(x) - phi1(x)) / x);
+}
+
 // log(1 + e^x) for x <= 20, x above: max(x, 0) + 2 atanh(s), s = e / (2 + e), e = e^-|x|.
 template <class T>
 SSM_ALWAYS_INLINE Vec<T> softplus(Vec<T> x) noexcept {
@@ -172,6 +195,33 @@ SSM_ALWAYS_INLINE Vec<T> silu(Vec<T> z) noexcept {
   const Vec<T> t = exp(abs(z) * Vec<T>(T(-0.5)));
   const Vec<T> numerator = Vec<T>::select(less(z, Vec<T>(T(0))), z * t * t, z);
   return numerator / fma(t, t, Vec<T>(T(1)));
+}
+
+// sigma(z) and 1 - sigma(z), neither by a difference, from t = e^-|z|, which cannot overflow.
+template <class T>
+struct SigmoidPair {
+  Vec<T> at, of_minus;
+};
+template <class T>
+SSM_ALWAYS_INLINE SigmoidPair<T> sigmoid_pair(Vec<T> z) noexcept {
+  const Vec<T> t = exp(Vec<T>(T(0)) - abs(z));
+  const Vec<T> large = Vec<T>(T(1)) / (Vec<T>(T(1)) + t);
+  const Vec<T> small = t * large;
+  const auto negative = less(z, Vec<T>(T(0)));
+  return {Vec<T>::select(negative, small, large), Vec<T>::select(negative, large, small)};
+}
+
+// silu'(z) = s (1 + z (1 - s)), s = sigma(z).
+template <class T>
+SSM_ALWAYS_INLINE Vec<T> silu_derivative(Vec<T> z) noexcept {
+  const SigmoidPair<T> s = sigmoid_pair(z);
+  return s.at * fma(z, s.of_minus, Vec<T>(T(1)));
+}
+
+// softplus'(x) = sigma(x) for x <= 20, 1 above.
+template <class T>
+SSM_ALWAYS_INLINE Vec<T> softplus_derivative(Vec<T> x) noexcept {
+  return Vec<T>::select(less(Vec<T>(T(kSoftplusThreshold)), x), Vec<T>(T(1)), sigmoid_pair(x).at);
 }
 
 // 2^(a b) for |a b| <= exp2_bound, where the result is normal: the inner loop of the scan, with

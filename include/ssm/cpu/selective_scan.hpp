@@ -25,6 +25,22 @@ struct TokenRows {
   }
 };
 
+// h + r <- e^v (h + r) + b, as h + (expm1(v) h + b) with what the sum rounds away kept in r (the
+// two-sum of Knuth). Beyond |v| = 1/2 the decay itself is exact enough, and expm1(v) h would
+// cancel against h.
+template <class T>
+SSM_ALWAYS_INLINE void accurate_step(Vec<T> v, Vec<T> b, Vec<T>& h, Vec<T>& r) noexcept {
+  using V = Vec<T>;
+  const auto small = less(abs(v), V(T(0.5)));
+  const V far = fma(exp(v), h + r, b);
+  const V increment = fma(expm1(v), h, b) + r;
+  const V near = h + increment;
+  const V added = near - h;
+  const V rounded = (h - (near - added)) + (increment - added);
+  r = V::select(small, rounded, V(T(0)));
+  h = V::select(small, near, far);
+}
+
 // The scan of a real system with d_state <= kCapacity. The lanes of a register are channels: a
 // block of V::kWidth channels runs through time together, kStates states of each in registers, so
 // that no sum ever crosses lanes. Time goes in chunks: within one, delta and the input's products
@@ -631,20 +647,6 @@ class VectorScan {
       if constexpr (Accurate) residual.store(p.residual + n * kWidth);
     }
     return states;
-  }
-
-  // h + r <- e^v (h + r) + b, as h + (expm1(v) h + b) with what the sum rounds away kept in r (the
-  // two-sum of Knuth). Beyond |v| = 1/2 the decay itself is exact enough, and expm1(v) h would
-  // cancel against h.
-  static SSM_ALWAYS_INLINE void accurate_step(V v, V b, V& h, V& r) noexcept {
-    const auto small = less(abs(v), V(Accum(0.5)));
-    const V far = fma(exp(v), h + r, b);
-    const V increment = fma(expm1(v), h, b) + r;
-    const V near = h + increment;
-    const V added = near - h;
-    const V rounded = (h - (near - added)) + (increment - added);
-    r = V::select(small, rounded, V(Accum(0)));
-    h = V::select(small, near, far);
   }
 
   const Args& a_;

@@ -24,6 +24,7 @@
 //                                 and widens int8
 //   + - * /, fma(a, b, c) = a b + c, fnma(a, b, c) = c - a b (two roundings on SSE2 and scalar)
 //   min(a, b), max(a, b)          b if either is NaN
+//   sqrt(a)                       to nearest
 //   abs(a), less, less_equal, equal, Vec::select(mask, yes, no), Vec::all(mask)
 //   add_exponent(a, n)            a 2^k, where k is the integer in the low bits of n = k + 1.5 2^23
 //                                 (1.5 2^52 for double); exact while the result is normal

@@ -89,6 +89,7 @@ struct Vec<float> {
   }
   friend SSM_ALWAYS_INLINE Vec min(Vec a, Vec b) noexcept { return Vec(_mm256_min_ps(a.v, b.v)); }
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept { return Vec(_mm256_max_ps(a.v, b.v)); }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(_mm256_sqrt_ps(a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept {
     return Vec(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v));
   }
@@ -156,6 +157,7 @@ struct Vec<double> {
   }
   friend SSM_ALWAYS_INLINE Vec min(Vec a, Vec b) noexcept { return Vec(_mm256_min_pd(a.v, b.v)); }
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept { return Vec(_mm256_max_pd(a.v, b.v)); }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(_mm256_sqrt_pd(a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept {
     return Vec(_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v));
   }

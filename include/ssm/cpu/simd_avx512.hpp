@@ -100,6 +100,7 @@ struct Vec<float> {
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept {
     return Vec(_mm512_maskz_max_ps(kAll, a.v, b.v));
   }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(_mm512_maskz_sqrt_ps(kAll, a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept {
     return Vec(_mm512_castsi512_ps(
         _mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7fffffff))));
@@ -191,6 +192,7 @@ struct Vec<double> {
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept {
     return Vec(_mm512_maskz_max_pd(kAll, a.v, b.v));
   }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(_mm512_maskz_sqrt_pd(kAll, a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept {
     return Vec(_mm512_castsi512_pd(
         _mm512_and_si512(_mm512_castpd_si512(a.v), _mm512_set1_epi64(0x7fffffffffffffff))));

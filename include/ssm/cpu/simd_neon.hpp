@@ -72,6 +72,7 @@ struct Vec<float> {
   // By comparison, because vminq and vmaxq return NaN when either operand is one.
   friend SSM_ALWAYS_INLINE Vec min(Vec a, Vec b) noexcept { return select(less(a, b), a, b); }
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept { return select(less(b, a), a, b); }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(vsqrtq_f32(a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept { return Vec(vabsq_f32(a.v)); }
   friend SSM_ALWAYS_INLINE Mask less(Vec a, Vec b) noexcept { return vcltq_f32(a.v, b.v); }
   friend SSM_ALWAYS_INLINE Mask less_equal(Vec a, Vec b) noexcept { return vcleq_f32(a.v, b.v); }
@@ -116,6 +117,7 @@ struct Vec<double> {
   // By comparison, because vminq and vmaxq return NaN when either operand is one.
   friend SSM_ALWAYS_INLINE Vec min(Vec a, Vec b) noexcept { return select(less(a, b), a, b); }
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept { return select(less(b, a), a, b); }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(vsqrtq_f64(a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept { return Vec(vabsq_f64(a.v)); }
   friend SSM_ALWAYS_INLINE Mask less(Vec a, Vec b) noexcept { return vcltq_f64(a.v, b.v); }
   friend SSM_ALWAYS_INLINE Mask less_equal(Vec a, Vec b) noexcept { return vcleq_f64(a.v, b.v); }

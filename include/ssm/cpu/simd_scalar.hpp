@@ -44,6 +44,7 @@ struct Vec {
   friend SSM_ALWAYS_INLINE Vec fnma(Vec a, Vec b, Vec c) noexcept { return Vec(c.v - a.v * b.v); }
   friend SSM_ALWAYS_INLINE Vec min(Vec a, Vec b) noexcept { return a.v < b.v ? a : b; }
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept { return b.v < a.v ? a : b; }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(std::sqrt(a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept { return Vec(std::fabs(a.v)); }
   friend SSM_ALWAYS_INLINE Mask less(Vec a, Vec b) noexcept { return a.v < b.v; }
   friend SSM_ALWAYS_INLINE Mask less_equal(Vec a, Vec b) noexcept { return a.v <= b.v; }

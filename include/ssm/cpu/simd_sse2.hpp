@@ -79,6 +79,7 @@ struct Vec<float> {
   friend SSM_ALWAYS_INLINE Vec fnma(Vec a, Vec b, Vec c) noexcept { return c - a * b; }
   friend SSM_ALWAYS_INLINE Vec min(Vec a, Vec b) noexcept { return Vec(_mm_min_ps(a.v, b.v)); }
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept { return Vec(_mm_max_ps(a.v, b.v)); }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(_mm_sqrt_ps(a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept {
     return Vec(_mm_andnot_ps(_mm_set1_ps(-0.0f), a.v));
   }
@@ -134,6 +135,7 @@ struct Vec<double> {
   friend SSM_ALWAYS_INLINE Vec fnma(Vec a, Vec b, Vec c) noexcept { return c - a * b; }
   friend SSM_ALWAYS_INLINE Vec min(Vec a, Vec b) noexcept { return Vec(_mm_min_pd(a.v, b.v)); }
   friend SSM_ALWAYS_INLINE Vec max(Vec a, Vec b) noexcept { return Vec(_mm_max_pd(a.v, b.v)); }
+  friend SSM_ALWAYS_INLINE Vec sqrt(Vec a) noexcept { return Vec(_mm_sqrt_pd(a.v)); }
   friend SSM_ALWAYS_INLINE Vec abs(Vec a) noexcept {
     return Vec(_mm_andnot_pd(_mm_set1_pd(-0.0), a.v));
   }
