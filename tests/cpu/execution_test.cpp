@@ -7,10 +7,19 @@
 #include <thread>
 #include <vector>
 
+#include "ssm/cpu/adamw.hpp"
 #include "ssm/cpu/causal_conv1d.hpp"
+#include "ssm/cpu/causal_conv1d_backward.hpp"
+#include "ssm/cpu/cross_entropy.hpp"
 #include "ssm/cpu/embedding.hpp"
+#include "ssm/cpu/embedding_backward.hpp"
+#include "ssm/cpu/linear_backward.hpp"
+#include "ssm/cpu/residual_add.hpp"
 #include "ssm/cpu/rms_norm.hpp"
+#include "ssm/cpu/rms_norm_backward.hpp"
 #include "ssm/cpu/selective_scan.hpp"
+#include "ssm/cpu/selective_scan_backward.hpp"
+#include "ssm/cpu/sum_of_squares.hpp"
 #include "support/allocations.hpp"
 #include "support/random.hpp"
 
@@ -152,6 +161,185 @@ std::vector<std::vector<unsigned char>> outcome(Problem<T> p, const ssm::Paralle
   return all;
 }
 
+// The gradients of Problem's operations, and what a training step does beside them.
+template <class T>
+struct Gradients {
+  using Accum = ssm::accum_t<T>;
+  Problem<T> p;
+  std::vector<T> dx, ddt, dz, w, parameter;
+  std::vector<Accum> dB, dC, dh, dA, dD, dbias, dconv, dstate, dw, embedding, logits, master, m, v;
+  std::vector<index_t> targets;
+  Accum loss = 0;
+  double squares = 0;
+  ssm::AdamWStep step{0.01, 3};
+  std::vector<unsigned char> memory;
+
+  Gradients(index_t batch, index_t length, index_t channels, index_t d_state)
+      : p(batch, length, channels, d_state) {
+    const auto size = [](index_t n) { return static_cast<std::size_t>(n); };
+    const index_t tokens = batch * length;
+    for (auto* const tensor : {&dx, &ddt, &dz}) tensor->resize(size(tokens * channels));
+    w = std::vector<T>(p.x.begin(), p.x.begin() + channels * d_state);
+    for (auto* const sum : {&dB, &dC}) sum->resize(size(tokens * d_state));
+    dh = p.h;
+    dA.resize(size(channels * d_state));
+    dw = dA;
+    dD.resize(size(channels));
+    dbias = dD;
+    dconv.resize(size(channels * Problem<T>::kWidth));
+    dstate = p.state;
+    embedding.resize(size(length * channels));
+    logits = p.residual;
+    for (index_t i = 0; i < tokens; ++i) targets.push_back(i % 3 == 0 ? -100 : i % channels);
+    parameter = p.x;
+    master = p.residual;
+    m.resize(master.size());
+    v.resize(master.size());
+  }
+
+  template <class E, int Rank>
+  static ssm::View<E, Rank> view(std::vector<E>& values, const ssm::Extents<Rank>& extents) {
+    return ssm::View<E, Rank>(values.data(), extents);
+  }
+  ssm::Extents<3> tokens() const { return {p.batch, p.length, p.channels}; }
+
+  ssm::SelectiveScanGradArgs<T> scan(ssm::BRule rule, ssm::ScanMode mode) {
+    ssm::SelectiveScanGradArgs<T> a;
+    a.forward = p.scan();
+    a.forward.h_last = {};
+    a.forward.b_rule = rule;
+    a.forward.mode = mode;
+    a.dy = view<T, 3>(p.x, tokens());
+    a.dh_last = view<Accum, 3>(dh, {p.batch, p.channels, p.d_state});
+    a.dh0 = view<Accum, 3>(dh, {p.batch, p.channels, p.d_state});
+    a.dx = view<T, 3>(dx, tokens());
+    a.ddt = view<T, 3>(ddt, tokens());
+    a.dz = view<T, 3>(dz, tokens());
+    a.dB = view<Accum, 4>(dB, {p.batch, p.length, 1, p.d_state});
+    a.dC = view<Accum, 4>(dC, {p.batch, p.length, 1, p.d_state});
+    a.dA = view<Accum, 2>(dA, {p.channels, p.d_state});
+    a.dD = view<Accum, 1>(dD, {p.channels});
+    a.ddt_bias = view<Accum, 1>(dbias, {p.channels});
+    return a;
+  }
+  ssm::CausalConv1dGradArgs<T> conv() {
+    ssm::CausalConv1dGradArgs<T> a;
+    a.forward = p.conv();
+    a.dy = view<T, 3>(p.z, tokens());
+    a.dstate_last = view<Accum, 3>(dstate, {p.batch, p.kWidth - 1, p.channels});
+    a.dstate0 = view<Accum, 3>(dstate, {p.batch, p.kWidth - 1, p.channels});
+    a.dx = view<T, 3>(dx, tokens());
+    a.dweight = view<Accum, 2>(dconv, {p.channels, p.kWidth});
+    a.dbias = view<Accum, 1>(dbias, {p.channels});
+    return a;
+  }
+  ssm::RmsNormGradArgs<T> norm() {
+    ssm::RmsNormGradArgs<T> a;
+    a.x = view<T, 3>(p.x, tokens());
+    a.weight = view<T, 1>(p.norm_weight, {p.channels});
+    a.dy = view<T, 3>(p.z, tokens());
+    a.dx = view<T, 3>(dz, tokens());
+    a.dweight = view<Accum, 1>(dD, {p.channels});
+    return a;
+  }
+  // As if x were projected to d_state features.
+  ssm::LinearGradArgs<T, Accum> linear() {
+    ssm::LinearGradArgs<T, Accum> a;
+    a.x = view<T, 3>(p.x, tokens());
+    a.weight = view<T, 2>(w, {p.d_state, p.channels});
+    a.dy = view<Accum, 3>(dB, {p.batch, p.length, p.d_state});
+    a.dx = view<T, 3>(ddt, tokens());
+    a.dweight = view<Accum, 2>(dw, {p.d_state, p.channels});
+    return a;
+  }
+  ssm::EmbeddingGradArgs<T> embedded() {
+    ssm::EmbeddingGradArgs<T> a;
+    a.ids = view<index_t, 2>(p.ids, {p.batch, p.length});
+    a.dy = view<Accum, 3>(p.residual, tokens());
+    a.dweight = view<Accum, 2>(embedding, {p.length, p.channels});
+    return a;
+  }
+  ssm::CrossEntropyArgs<Accum> entropy() {
+    ssm::CrossEntropyArgs<Accum> a;
+    a.logits = view<Accum, 3>(logits, tokens());
+    a.dlogits = view<Accum, 3>(logits, tokens());
+    a.targets = view<index_t, 2>(targets, {p.batch, p.length});
+    a.loss = ssm::View<Accum, 1>(&loss, {1});
+    return a;
+  }
+  ssm::SumOfSquaresArgs<Accum> norm_of_all() {
+    ssm::SumOfSquaresArgs<Accum> a;
+    a.x = view<Accum, 1>(p.residual, {static_cast<index_t>(p.residual.size())});
+    a.sum = ssm::View<double, 1>(&squares, {1});
+    return a;
+  }
+  ssm::AdamWArgs<T> update() {
+    const ssm::Extents<1> all{static_cast<index_t>(master.size())};
+    ssm::AdamWArgs<T> a;
+    a.parameter = view<T, 1>(parameter, all);
+    a.master = view<Accum, 1>(master, all);
+    a.gradient = view<Accum, 1>(p.residual, all);
+    a.m = view<Accum, 1>(m, all);
+    a.v = view<Accum, 1>(v, all);
+    a.step = ssm::View<ssm::AdamWStep, 1>(&step, {1});
+    a.square_norm = ssm::View<double, 1>(&squares, {1});
+    a.weight_decay = 0.1;
+    return a;
+  }
+  ssm::ResidualAddArgs<T> residual() {
+    const auto stream = view<Accum, 3>(p.residual, tokens());
+    return {stream, view<T, 3>(p.x, tokens()), stream};
+  }
+
+  // Enough for any of them.
+  void allocate(ssm::Cpu cpu, ssm::BRule rule, ssm::ScanMode mode) {
+    memory.resize(std::max({scratch_bytes(cpu, scan(rule, mode)), scratch_bytes(cpu, conv()),
+                            scratch_bytes(cpu, norm()), scratch_bytes(cpu, linear()),
+                            scratch_bytes(cpu, embedded()), scratch_bytes(cpu, entropy()),
+                            scratch_bytes(cpu, norm_of_all())}));
+  }
+  bool run(ssm::Cpu cpu, ssm::BRule rule, ssm::ScanMode mode) {
+    const ssm::Arena arena(memory.data(), memory.size());
+    return selective_scan_backward(cpu, scan(rule, mode), arena).is_ok() &&
+           linear_backward(cpu, linear(), arena).is_ok() &&
+           causal_conv1d_backward(cpu, conv(), arena).is_ok() &&
+           rms_norm_backward(cpu, norm(), arena).is_ok() &&
+           embedding_backward(cpu, embedded(), arena).is_ok() &&
+           cross_entropy(cpu, entropy(), arena).is_ok() &&
+           sum_of_squares(cpu, norm_of_all(), arena).is_ok() && adamw(cpu, update()).is_ok() &&
+           residual_add(cpu, residual()).is_ok();
+  }
+};
+
+// Everything that the gradients leave behind.
+template <class T>
+std::vector<std::vector<unsigned char>> outcome(Gradients<T> g, const ssm::Parallel& parallel,
+                                                ssm::BRule rule, ssm::ScanMode mode) {
+  const ssm::Cpu cpu{parallel};
+  g.allocate(cpu, rule, mode);
+  EXPECT_TRUE(g.run(cpu, rule, mode));
+  return {bytes_of(g.dx),
+          bytes_of(g.ddt),
+          bytes_of(g.dz),
+          bytes_of(g.dB),
+          bytes_of(g.dC),
+          bytes_of(g.dh),
+          bytes_of(g.dA),
+          bytes_of(g.dD),
+          bytes_of(g.dbias),
+          bytes_of(g.dconv),
+          bytes_of(g.dstate),
+          bytes_of(g.dw),
+          bytes_of(g.logits),
+          bytes_of(g.master),
+          bytes_of(g.embedding),
+          bytes_of(g.parameter),
+          bytes_of(g.m),
+          bytes_of(g.v),
+          bytes_of(g.p.residual),
+          bytes_of(std::vector<double>{g.squares, static_cast<double>(g.loss)})};
+}
+
 template <class T>
 void threads_change_no_bit() {
   for (const index_t channels : {5, 200}) {
@@ -174,6 +362,28 @@ TEST(Execution, ThreadsChangeNoBit) {
   threads_change_no_bit<ssm::bf16>();
 }
 
+template <class T>
+void threads_change_no_bit_of_gradients() {
+  for (const index_t channels : {5, 200}) {
+    const Gradients<T> g(2, 300, channels, 16);
+    for (const auto mode : {ssm::ScanMode::sequential, ssm::ScanMode::accurate}) {
+      for (const auto rule : {ssm::BRule::euler, ssm::BRule::zero_order_hold}) {
+        const auto serial = outcome(g, ssm::Parallel{}, rule, mode);
+        for (const int threads : {2, 3}) {
+          Backwards executor{threads};
+          EXPECT_EQ(outcome(g, executor.parallel(), rule, mode), serial)
+              << threads << " threads, " << channels << " channels";
+        }
+      }
+    }
+  }
+}
+
+TEST(Execution, ThreadsChangeNoBitOfGradients) {
+  threads_change_no_bit_of_gradients<float>();
+  threads_change_no_bit_of_gradients<ssm::bf16>();
+}
+
 TEST(Execution, NothingIsAllocated) {
   for (const index_t length : {1, 100}) {
     Problem<float> p(1, length, 70, 16);
@@ -186,6 +396,15 @@ TEST(Execution, NothingIsAllocated) {
                     ssm::selective_scan(ssm::Cpu{}, hold).is_ok() &&
                     ssm::rms_norm(ssm::Cpu{}, p.norm()).is_ok() &&
                     ssm::embedding(ssm::Cpu{}, p.embedding()).is_ok();
+    const int count = allocations.count();
+    EXPECT_TRUE(ok);
+    EXPECT_EQ(count, 0);
+  }
+  for (const auto mode : {ssm::ScanMode::sequential, ssm::ScanMode::accurate}) {
+    Gradients<float> g(2, 100, 70, 16);
+    g.allocate(ssm::Cpu{}, ssm::BRule::zero_order_hold, mode);
+    ssm_test::AllocationCounter allocations;
+    const bool ok = g.run(ssm::Cpu{}, ssm::BRule::zero_order_hold, mode);
     const int count = allocations.count();
     EXPECT_TRUE(ok);
     EXPECT_EQ(count, 0);

@@ -305,13 +305,15 @@ class VectorScanBackward {
     // The sums at `from` of every task of every group, to the matrix (groups, d_state) at `to`.
     const auto add = [&](index_t from, S* to) noexcept {
       for (index_t group = 0; group < gradient.extent(2); ++group) {
-        for (index_t n = 0; n < d_state_; ++n) {
-          S sum(0);
+        for (index_t n = 0; n < d_state_; n += kWidth) {
+          const int lanes = lanes_within<V>(n, d_state_);
+          Z sum(V(Accum(0)));
           for (index_t task = 0; task < group_tasks; ++task) {
-            sum += partial[(group * group_tasks + task) * size + from + n];
+            const S* const p = partial + (group * group_tasks + task) * size + from + n;
+            sum = sum + simd::load_lanes(p, 1, lanes);
           }
-          S& out = to[group * gradient.stride(2) + n * gradient.stride(3)];
-          out = mode == GradMode::accumulate ? out + sum : sum;
+          put_states(sum, to + group * gradient.stride(2) + n * gradient.stride(3),
+                     gradient.stride(3), lanes, mode);
         }
       }
     };
@@ -677,6 +679,17 @@ class VectorScanBackward {
     }
   }
 
+  // p[i] += the sum over the lanes of v[i]
+  template <int N>
+  static SSM_ALWAYS_INLINE void add_sums(const Z (&v)[N], S* p) noexcept {
+    if constexpr (N % 4 == 0) {
+      SSM_UNROLL
+      for (int i = 0; i < N; i += 4) add_sums4({v[i], v[i + 1], v[i + 2], v[i + 3]}, p + i);
+    } else {
+      for (int i = 0; i < N; ++i) p[i] += sum(v[i]);
+    }
+  }
+
   // g_t = e_t C_t + a_{t+1} g_{t+1} from the last token of the chunk to the first, and what it
   // gives to every gradient.
   template <int N, bool Hold, bool Accurate>
@@ -701,6 +714,8 @@ class VectorScanBackward {
       const Z* const decays = work.decay + t * N;
       V by_input = work.by_input[t];
       V by_delta = work.by_delta[t];
+      Z dB[N];
+      Z dC[N];
       SSM_UNROLL
       for (int i = 0; i < N; ++i) {
         g[i] = simd::scale_add(e, simd::conjugate_lanes(coefficient(C + i * tile.C_state)), g[i]);
@@ -718,23 +733,15 @@ class VectorScanBackward {
           const Z by_A = fma(simd::scale(delta * delta, phi1_derivative(exponent)), bx,
                              simd::scale(delta, decayed));
           dA[i] = fma(whole, simd::conjugate_lanes(by_A), dA[i]);
-          if (tile.dB != nullptr) {
-            tile.dB[t * tile.dB_token + i] +=
-                sum(simd::scale(work.x[t], whole * simd::conjugate_lanes(weight)));
-          }
+          dB[i] = simd::scale(work.x[t], whole * simd::conjugate_lanes(weight));
         } else {
           by_input = simd::add_real_product(b, whole, by_input);
           const Z product = whole * simd::conjugate_lanes(decayed);
           by_delta = simd::add_real_product(A[i], product, by_delta);
           dA[i] = simd::scale_add(delta, product, dA[i]);
-          if (tile.dB != nullptr) {
-            tile.dB[t * tile.dB_token + i] += sum(simd::scale(input, whole));
-          }
+          dB[i] = simd::scale(input, whole);
         }
-        if (tile.dC != nullptr) {
-          tile.dC[t * tile.dC_token + i] +=
-              sum(simd::scale(e, simd::conjugate_lanes(before[N + i])));
-        }
+        dC[i] = simd::scale(e, simd::conjugate_lanes(before[N + i]));
         if constexpr (Accurate) {
           accurate_step(simd::scale(delta, simd::conjugate_lanes(A[i])), Z(V(Accum(0))), g[i],
                         rest[i]);
@@ -742,6 +749,8 @@ class VectorScanBackward {
           g[i] = simd::conjugate_lanes(decay) * g[i];
         }
       }
+      if (tile.dB != nullptr) add_sums(dB, tile.dB + t * tile.dB_token);
+      if (tile.dC != nullptr) add_sums(dC, tile.dC + t * tile.dC_token);
       work.by_input[t] = by_input;
       work.by_delta[t] = by_delta;
     }

@@ -62,6 +62,12 @@ void deinterleave4(Vec<T> (&v)[4]) noexcept {
   for (int k = 0; k < 4; ++k) v[k] = Vec<T>::load(columns + k * kWidth);
 }
 
+// p[i] += the sum over the lanes of v[i], in an order that depends on the type alone.
+template <class V>
+SSM_ALWAYS_INLINE void add_sums4(const V (&v)[4], typename V::Scalar* p) noexcept {
+  for (int i = 0; i < 4; ++i) p[i] += sum(v[i]);
+}
+
 // Asks for the cache line at `p`, which may lie anywhere: a hint, never a fault.
 SSM_ALWAYS_INLINE void prefetch(const void* p) noexcept {
 #if defined(__GNUC__)
@@ -118,6 +124,7 @@ SSM_ALWAYS_INLINE void store_strided(V v, Stored* p, index_t stride, int n) noex
 
 }  // namespace simd
 
+using simd::add_sums4;
 using simd::deinterleave4;
 using simd::load_first;
 using simd::load_strided;

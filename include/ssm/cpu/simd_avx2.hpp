@@ -204,6 +204,18 @@ inline void deinterleave4(Vec<float> (&v)[4]) noexcept {
   v[3] = Vec<float>(_mm256_shuffle_ps(ab_high, cd_high, 0xee));
 }
 
+// Sums within 128 bits side by side, as a transpose does it, then over the halves.
+SSM_ALWAYS_INLINE void add_sums4(const Vec<float> (&v)[4], float* p) noexcept {
+  const __m256 ab =
+      _mm256_add_ps(_mm256_unpacklo_ps(v[0].v, v[1].v), _mm256_unpackhi_ps(v[0].v, v[1].v));
+  const __m256 cd =
+      _mm256_add_ps(_mm256_unpacklo_ps(v[2].v, v[3].v), _mm256_unpackhi_ps(v[2].v, v[3].v));
+  const __m256 sums =
+      _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  const __m128 all = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
+  _mm_storeu_ps(p, _mm_add_ps(_mm_loadu_ps(p), all));
+}
+
 }  // namespace simd
 SSM_CPU_DETAIL_END
 

@@ -245,6 +245,26 @@ inline void deinterleave4(Vec<float> (&v)[4]) noexcept {
   v[3] = Vec<float>(_mm512_maskz_shuffle_f32x4(all, c, d, 0xee));
 }
 
+// Sums within 128 bits side by side, as a transpose does it, then over the quarters.
+SSM_ALWAYS_INLINE void add_sums4(const Vec<float> (&v)[4], float* p) noexcept {
+  constexpr Vec<float>::Mask kAll = Vec<float>::kAll;
+  const auto low = [](Vec<float> a, Vec<float> b) {
+    return Vec<float>(_mm512_maskz_unpacklo_ps(kAll, a.v, b.v));
+  };
+  const auto high = [](Vec<float> a, Vec<float> b) {
+    return Vec<float>(_mm512_maskz_unpackhi_ps(kAll, a.v, b.v));
+  };
+  const Vec<float> ab = low(v[0], v[1]) + high(v[0], v[1]);
+  const Vec<float> cd = low(v[2], v[3]) + high(v[2], v[3]);
+  const Vec<float> sums = Vec<float>(_mm512_maskz_shuffle_ps(kAll, ab.v, cd.v, 0x44)) +
+                          Vec<float>(_mm512_maskz_shuffle_ps(kAll, ab.v, cd.v, 0xee));
+  const __m256d first = _mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(sums.v), 0);
+  const __m256d second = _mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(sums.v), 1);
+  const __m256 eight = _mm256_add_ps(_mm256_castpd_ps(first), _mm256_castpd_ps(second));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  _mm_storeu_ps(p, _mm_add_ps(_mm_loadu_ps(p), four));
+}
+
 }  // namespace simd
 SSM_CPU_DETAIL_END
 

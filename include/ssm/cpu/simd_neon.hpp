@@ -145,6 +145,12 @@ inline void deinterleave4(Vec<float> (&v)[4]) noexcept {
   v[3] = Vec<float>(vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
 }
 
+// Pairwise sums bring four registers into one.
+SSM_ALWAYS_INLINE void add_sums4(const Vec<float> (&v)[4], float* p) noexcept {
+  const float32x4_t sums = vpaddq_f32(vpaddq_f32(v[0].v, v[1].v), vpaddq_f32(v[2].v, v[3].v));
+  vst1q_f32(p, vaddq_f32(vld1q_f32(p), sums));
+}
+
 }  // namespace simd
 SSM_CPU_DETAIL_END
 

@@ -162,6 +162,14 @@ inline void deinterleave4(Vec<float> (&v)[4]) noexcept {
   _MM_TRANSPOSE4_PS(v[0].v, v[1].v, v[2].v, v[3].v);
 }
 
+// Sums side by side, as a transpose does it.
+SSM_ALWAYS_INLINE void add_sums4(const Vec<float> (&v)[4], float* p) noexcept {
+  const __m128 ab = _mm_add_ps(_mm_unpacklo_ps(v[0].v, v[1].v), _mm_unpackhi_ps(v[0].v, v[1].v));
+  const __m128 cd = _mm_add_ps(_mm_unpacklo_ps(v[2].v, v[3].v), _mm_unpackhi_ps(v[2].v, v[3].v));
+  const __m128 sums = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+  _mm_storeu_ps(p, _mm_add_ps(_mm_loadu_ps(p), sums));
+}
+
 }  // namespace simd
 SSM_CPU_DETAIL_END
 
