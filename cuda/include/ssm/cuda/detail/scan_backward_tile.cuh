@@ -10,8 +10,9 @@
 //   forwards   h <- a h + (delta x) B; the state before each tile goes to scratch, 4 d_state /
 //   kTile
 //              bytes per element;
-//   backwards  tile after tile from the last: a_t and a_t h_{t-1} of the tile are computed once and
-//              stay in registers, then
+//   backwards  tile after tile from the last: a_t h_{t-1} of the tile stays in registers, then
+//   (with
+//              a_t computed once more: the special-function unit has time, registers are short)
 //                g <- g + e C;  s1 = sum_n g B;  s2 = sum_n g A a h_{t-1};  dA += delta g a
 //                h_{t-1}; g delta x and e h, summed over the block's channels, are its share of dB
 //                and dC; g <- a g;
@@ -67,36 +68,38 @@ struct ScanBackwardShape {
                 "a thread's elements are whole and of one channel");
 };
 
-// The state that register s of a lane holds. Lanes of neighbouring slots hold their states in
-// different orders, so that in state_sums() what a lane gives away has the same registers in all.
-template <class Shape>
-__device__ __forceinline__ int state_of(int j, int slot, int s) {
-  return j + Shape::kLanes * (s ^ (slot & (Shape::kStates - 1)));
-}
-
-// The sums of dB and of dC over the slots of a warp, each state's in one lane: of the state that
-// register 0 holds, dB in dB[0] and dC in dC[0] if there are as many slots as states, else one of
-// them in dB[0], dC in the lanes with the bit kStates of the slot. Further slots hold copies.
-template <class Shape, int kHalf = Shape::kStates / 2>
-__device__ __forceinline__ void state_sums(float (&dB)[Shape::kStates], float (&dC)[Shape::kStates],
-                                           int slot) {
-  if constexpr (kHalf >= 1) {
+// Sums of v[i] over the lanes that differ in the low log2(kWidth) bits. While a lane has two
+// values, half of them go to the partner; afterwards the lane `slot` of these holds, in v[r], the
+// value of index summed_index(slot, r).
+template <int kCount, int kWidth, int kBit = 1>
+__device__ __forceinline__ void slot_sum(float (&v)[kCount], int slot) {
+  if constexpr (kBit < kWidth) {
+    constexpr int kLeft = kCount / kBit;  // values that a lane still holds
+    if constexpr (kLeft > 1) {
+      const bool upper = (slot & kBit) != 0;
 #pragma unroll
-    for (int r = 0; r < kHalf; ++r) {
-      dB[r] += __shfl_xor_sync(0xffffffffu, dB[r + kHalf], kHalf);
-      dC[r] += __shfl_xor_sync(0xffffffffu, dC[r + kHalf], kHalf);
+      for (int r = 0; r < kLeft / 2; ++r) {
+        const float low = v[r];
+        const float high = v[r + kLeft / 2];
+        const float keep = upper ? high : low;
+        const float send = upper ? low : high;
+        v[r] = keep + __shfl_xor_sync(0xffffffffu, send, kBit);
+      }
+    } else {
+      v[0] += __shfl_xor_sync(0xffffffffu, v[0], kBit);
     }
-    state_sums<Shape, kHalf / 2>(dB, dC, slot);
-  } else if constexpr (Shape::kSlots > Shape::kStates) {
-    const bool takes_C = (slot & Shape::kStates) != 0;
-    const float keep = takes_C ? dC[0] : dB[0];
-    const float send = takes_C ? dB[0] : dC[0];
-    dB[0] = keep + __shfl_xor_sync(0xffffffffu, send, Shape::kStates);
-#pragma unroll
-    for (int bit = 2 * Shape::kStates; bit < Shape::kSlots; bit *= 2) {
-      dB[0] += __shfl_xor_sync(0xffffffffu, dB[0], bit);
-    }
+    slot_sum<kCount, kWidth, kBit * 2>(v, slot);
   }
+}
+template <int kCount, int kWidth>
+__device__ __forceinline__ int summed_index(int slot, int r) {
+  int index = r;
+  int left = kCount;
+  for (int bit = 1; bit < kWidth && left > 1; bit *= 2) {
+    left /= 2;
+    if ((slot & bit) != 0) index += left;
+  }
+  return index;
 }
 
 // Where a block stands: its channels and tokens. Tokens count along the scan.
@@ -245,7 +248,7 @@ __device__ __forceinline__ void load_tokens(const float* from, float (&to)[kCoun
 
 // The forward sweep.
 template <class T, int kLanes, int kStates, bool kChunked>
-__global__ void __launch_bounds__(128, 6)
+__global__ void __launch_bounds__(128, kChunked ? 5 : 6)
     scan_backward_states_kernel(const ScanBackwardTileParams<T> q) {
   using Shape = ScanBackwardShape<kLanes, kStates>;
   constexpr int kRow = Shape::kRow;
@@ -284,7 +287,7 @@ __global__ void __launch_bounds__(128, 6)
   float A2[kStates], h[kStates], product[kStates], gradient[kStates];
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = state_of<Shape>(j, slot, s);
+    const int n = j + kLanes * s;
     A2[s] = h[s] = gradient[s] = 0.0f;
     product[s] = 1.0f;
     if (lane_exists && n < p.d_state) {
@@ -354,7 +357,7 @@ __global__ void __launch_bounds__(128, 6)
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
         float b[4], c[4];
-        load_tokens(s_B + state_of<Shape>(j, slot, s) * kRow + t0, b);
+        load_tokens(s_B + (j + kLanes * s) * kRow + t0, b);
         if constexpr (kChunked) load_tokens(s_B + (Shape::kPadded + j + kLanes * s) * kRow + t0, c);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -379,7 +382,7 @@ __global__ void __launch_bounds__(128, 6)
   const index_t chunk_row = at.sequence * p.chunks + at.chunk;
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = state_of<Shape>(j, slot, s);
+    const int n = j + kLanes * s;
     if (n >= p.d_state) continue;
     const index_t to = (chunk_row * p.d_state + n) * p.channels + d;
     q.chunk_state[to] = h[s];
@@ -436,17 +439,24 @@ __global__ void __launch_bounds__(128, 3)
   constexpr int kBlockChannels = Shape::kBlockChannels;
   constexpr int kTokenStep = Shape::kTokenStep;
   constexpr int kRows = kBlockChannels * kRow;
+  constexpr int kKept = kElements * Shape::kThreads;
   const ScanTileParams<T>& p = q.forward;
-  // delta, delta x, e; C h, g B and g A a h summed over the states; B and C; shares of dB and dC.
+  // delta, delta x, e; C h, g B and g A a h summed over the states; what the elements keep for the
+  // end of the tile: x, d delta / d dt, dy silu'(z) and silu(z); B and C; shares of dB and dC.
   __shared__ float4
-      memory[(6 * kRows + 2 * kPadded * kRow + Shape::kWarps * kTile * 2 * kPadded) / 4];
+      memory[(6 * kRows + 4 * kKept + 2 * kPadded * kRow + Shape::kWarps * kTile * 2 * kPadded) /
+             4];
   float* const s_delta = reinterpret_cast<float*>(memory);
   float* const s_input = s_delta + kRows;
   float* const s_e = s_input + kRows;
   float* const s_y = s_e + kRows;
   float* const s_gB = s_y + kRows;
   float* const s_gA = s_gB + kRows;
-  float* const s_B = s_gA + kRows;
+  float* const s_x = s_gA + kRows;
+  float* const s_slope = s_x + kKept;
+  float* const s_dz = s_slope + kKept;
+  float* const s_gate = s_dz + kKept;
+  float* const s_B = s_gate + kKept;
   float* const s_share = s_B + 2 * kPadded * kRow;  // (warps, tokens, B before C, states)
 
   const ScanBackwardPlace at = scan_backward_place<Shape>(p);
@@ -478,7 +488,7 @@ __global__ void __launch_bounds__(128, 3)
   float A2[kStates], g[kStates], dA[kStates], entering[kStates];
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = state_of<Shape>(j, slot, s);
+    const int n = j + kLanes * s;
     A2[s] = g[s] = dA[s] = entering[s] = 0.0f;
     if (!lane_exists || n >= p.d_state) continue;
     A2[s] = p.A[lane_d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
@@ -547,38 +557,37 @@ __global__ void __launch_bounds__(128, 3)
 #pragma unroll
   for (int s = 0; s < kStates; ++s) state[s] = 0.0f;
 
-  // Of the elements prepared last: x, delta, d delta / d dt, e, dy silu'(z), silu(z).
-  float x_value[kElements], delta_value[kElements], slope[kElements], e_value[kElements];
-  float dz_factor[kElements], gate[kElements];
   float dD = 0.0f;
   float dbias = 0.0f;
   const auto prepare = [&](index_t tile) {
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       const int token = token0 + i * kTokenStep;
-      float biased = load_float(dt.v[i]) + bias;
-      slope[i] = 1.0f;
-      delta_value[i] = biased;
-      if (p.delta_softplus) {
-        delta_value[i] = softplus_fast(biased);
-        slope[i] = sigmoid_fast(biased);
-      }
-      x_value[i] = load_float(x.v[i]);
+      const int to = channel * kRow + token;
+      const float biased = load_float(dt.v[i]) + bias;
+      const float x_value = load_float(x.v[i]);
       const float gradient = load_float(dy.v[i]);
-      gate[i] = 1.0f;
-      dz_factor[i] = 0.0f;
+      float delta = biased;
+      float slope = 1.0f;
+      if (p.delta_softplus) {
+        delta = softplus_fast(biased);
+        slope = sigmoid_fast(biased);
+      }
+      float e = gradient;
       if (gated) {
         const float z_value = load_float(z.v[i]);
         const float sigma = sigmoid_fast(z_value);
-        gate[i] = z_value * sigma;
-        dz_factor[i] = gradient * sigma * fmaf(z_value, 1.0f - sigma, 1.0f);
+        const float gate = z_value * sigma;
+        e = gradient * gate;
+        s_gate[i * Shape::kThreads + tid] = gate;
+        s_dz[i * Shape::kThreads + tid] = gradient * sigma * fmaf(z_value, 1.0f - sigma, 1.0f);
       }
-      e_value[i] = gradient * gate[i];
-      if (tile * kTile + token >= at.tokens) delta_value[i] = 0.0f;
-      const int to = channel * kRow + token;
-      s_delta[to] = delta_value[i];
-      s_input[to] = delta_value[i] * x_value[i];
-      s_e[to] = e_value[i];
+      if (tile * kTile + token >= at.tokens) delta = 0.0f;
+      s_delta[to] = delta;
+      s_input[to] = delta * x_value;
+      s_e[to] = e;
+      s_x[i * Shape::kThreads + tid] = x_value;
+      s_slope[i * Shape::kThreads + tid] = slope;
     }
     coefficients.store(s_B);
   };
@@ -598,7 +607,7 @@ __global__ void __launch_bounds__(128, 3)
     }
     if (tile > 0) fetch_state(tile - 1);
 
-    float a[kTile][kStates], decayed[kTile][kStates];
+    float decayed[kTile][kStates];  // a_t h_{t-1}
     {
       float y[kTile];
 #pragma unroll
@@ -609,13 +618,12 @@ __global__ void __launch_bounds__(128, 3)
 #pragma unroll
         for (int s = 0; s < kStates; ++s) {
           float b[4], c[4];
-          load_tokens(s_B + state_of<Shape>(j, slot, s) * kRow + t0, b);
-          load_tokens(s_B + (kPadded + state_of<Shape>(j, slot, s)) * kRow + t0, c);
+          load_tokens(s_B + (j + kLanes * s) * kRow + t0, b);
+          load_tokens(s_B + (kPadded + j + kLanes * s) * kRow + t0, c);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int t = t0 + i;
-            a[t][s] = exp2_fast(delta[i] * A2[s]);
-            decayed[t][s] = a[t][s] * h[s];
+            decayed[t][s] = exp2_fast(delta[i] * A2[s]) * h[s];
             h[s] = fmaf(input[i], b[i], decayed[t][s]);
             y[t] = s == 0 ? h[s] * c[i] : fmaf(h[s], c[i], y[t]);
           }
@@ -636,13 +644,13 @@ __global__ void __launch_bounds__(128, 3)
         load_tokens(s_e + lane_channel * kRow + t0, e);
 #pragma unroll
         for (int s = 0; s < kStates; ++s) {
-          load_tokens(s_B + state_of<Shape>(j, slot, s) * kRow + t0, b[s]);
-          load_tokens(s_B + (kPadded + state_of<Shape>(j, slot, s)) * kRow + t0, c[s]);
+          load_tokens(s_B + (j + kLanes * s) * kRow + t0, b[s]);
+          load_tokens(s_B + (kPadded + j + kLanes * s) * kRow + t0, c[s]);
         }
 #pragma unroll
         for (int i = kGroup - 1; i >= 0; --i) {
           const int t = t0 + i;
-          float dB[kStates], dC[kStates];
+          float share[2 * kStates];
 #pragma unroll
           for (int s = 0; s < kStates; ++s) {
             g[s] = fmaf(e[i], c[s][i], g[s]);
@@ -650,18 +658,18 @@ __global__ void __launch_bounds__(128, 3)
             gB[t] = s == 0 ? g[s] * b[s][i] : fmaf(g[s], b[s][i], gB[t]);
             gA[t] = s == 0 ? A2[s] * by_A : fmaf(A2[s], by_A, gA[t]);
             dA[s] = fmaf(delta[i], by_A, dA[s]);
-            dB[s] = g[s] * input[i];
-            dC[s] = e[i] * fmaf(input[i], b[s][i], decayed[t][s]);
-            g[s] *= a[t][s];
+            share[s] = g[s] * input[i];
+            share[kStates + s] = e[i] * fmaf(input[i], b[s][i], decayed[t][s]);
+            g[s] *= exp2_fast(delta[i] * A2[s]);
           }
-          state_sums<Shape>(dB, dC, slot);
-          float* const to =
-              s_share + (warp * kTile + t) * 2 * kPadded + state_of<Shape>(j, slot, 0);
-          if constexpr (kSlots == kStates) {
-            to[0] = dB[0];
-            to[kPadded] = dC[0];
-          } else if (slot < 2 * kStates) {
-            to[(slot & kStates) != 0 ? kPadded : 0] = dB[0];
+          slot_sum<2 * kStates, kSlots>(share, slot);
+          constexpr int kHeld = 2 * kStates > kSlots ? 2 * kStates / kSlots : 1;
+#pragma unroll
+          for (int r = 0; r < kHeld; ++r) {
+            const int index = summed_index<2 * kStates, kSlots>(slot, r);
+            const int n = (index < kStates ? 0 : kPadded) + j + kLanes * (index % kStates);
+            // With more slots than values, several slots hold the same one.
+            if (slot < 2 * kStates) s_share[(warp * kTile + t) * 2 * kPadded + n] = share[r];
           }
         }
       }
@@ -681,19 +689,25 @@ __global__ void __launch_bounds__(128, 3)
       const int token = token0 + i * kTokenStep;
       if (!exists || token >= left) continue;
       const int from = channel * kRow + token;
-      const float sum_y = fmaf(D, x_value[i], s_y[from]);
+      const float x_value = s_x[i * Shape::kThreads + tid];
+      const float e = s_e[from];
+      const float sum_y = fmaf(D, x_value, s_y[from]);
       const float sum_gB = s_gB[from];
-      const float dx = fmaf(D, e_value[i], delta_value[i] * sum_gB);
-      const float ddt = fmaf(x_value[i], sum_gB, s_gA[from] * kLn2) * slope[i];
-      dD = fmaf(e_value[i], x_value[i], dD);
+      const float dx = fmaf(D, e, s_delta[from] * sum_gB);
+      const float ddt =
+          fmaf(x_value, sum_gB, s_gA[from] * kLn2) * s_slope[i * Shape::kThreads + tid];
+      dD = fmaf(e, x_value, dD);
       dbias += ddt;
       const auto store = [&](const TileCursor<Shape, T>& to, float value) {
         if (to.at != nullptr) store_gradient(to.at + i * to.token_step, value, q.accumulate);
       };
       store(dx_to, dx);
       store(ddt_to, ddt);
-      store(dz_to, dz_factor[i] * sum_y);
-      if (y_to.at != nullptr) y_to.at[i * y_to.token_step] = store_as<T>(sum_y * gate[i]);
+      if (dz_to.at != nullptr) store(dz_to, s_dz[i * Shape::kThreads + tid] * sum_y);
+      if (y_to.at != nullptr) {
+        y_to.at[i * y_to.token_step] =
+            store_as<T>(gated ? sum_y * s_gate[i * Shape::kThreads + tid] : sum_y);
+      }
     }
     for (TileCursor<Shape, T>* const to : {&dx_to, &ddt_to, &dz_to, &y_to}) {
       if (to->at != nullptr) to->move(-1);
@@ -718,7 +732,7 @@ __global__ void __launch_bounds__(128, 3)
 
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = state_of<Shape>(j, slot, s);
+    const int n = j + kLanes * s;
     if (!lane_exists || n >= p.d_state) continue;
     if (q.shares.dA != nullptr) {
       q.shares.dA[(chunk_row * p.channels + lane_d) * p.d_state + n] = dA[s];
