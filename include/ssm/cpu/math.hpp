@@ -214,6 +214,8 @@ SSM_ALWAYS_INLINE SigmoidPair<T> sigmoid_pair(Vec<T> z) noexcept {
 // silu'(z) = s (1 + z (1 - s)), s = sigma(z).
 template <class T>
 SSM_ALWAYS_INLINE Vec<T> silu_derivative(Vec<T> z) noexcept {
+  // An infinity times zero would be NaN.
+  z = min(Vec<T>(std::numeric_limits<T>::max()), max(Vec<T>(std::numeric_limits<T>::lowest()), z));
   const SigmoidPair<T> s = sigmoid_pair(z);
   return s.at * fma(z, s.of_minus, Vec<T>(T(1)));
 }
