@@ -37,6 +37,8 @@ class Learner {
 
   virtual bool save(const std::filesystem::path& path, const ssm::io::TrainingProgress&) = 0;
   virtual bool load(const std::filesystem::path& path, ssm::io::TrainingProgress*) = 0;
+  // Takes the parameters alone from a checkpoint or a model.safetensors of the same model.
+  virtual bool start_from(const std::filesystem::path& path) = 0;
   // Writes the model as config.json and model.safetensors, in bf16. `tokenizer` goes to
   // config.json.
   virtual bool write_model(const std::filesystem::path& directory,

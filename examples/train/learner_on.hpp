@@ -133,6 +133,16 @@ class LearnerOn final : public Learner {
     return prepare();
   }
 
+  bool start_from(const std::filesystem::path& path) override {
+    ssm::io::SafetensorsFile file;
+    if (!succeeded(ssm::io::SafetensorsFile::open(path, &file)) || !succeeded(device_.wait()) ||
+        !succeeded(ssm::io::load_parameters(file, on_host_.parameters))) {
+      return false;
+    }
+    initialize(on_host_.parameters, on_host_.optimizer);
+    return succeeded(state_.upload()) && prepare();
+  }
+
   bool write_model(const std::filesystem::path& directory, const std::string& tokenizer) override {
     if (!fetch()) return false;
     ssm::OwnedWorkspace memory;

@@ -26,6 +26,7 @@ Flags::Flags(Options* o) {
   add("--beta2", &o->beta2, "AdamW's second decay");
   add("--checkpoint", &o->checkpoint, "file that is written at the end, and by --seconds");
   add("--resume", &o->resume, "go on from the checkpoint, bit for bit");
+  add("--from", &o->from, "checkpoint of another training, whose parameters this one starts with");
   add("--seconds", &o->seconds, "stop and save after this time; 0: no limit");
   add("--csv", &o->csv, "file for the loss curve (appended to by --resume)");
   add("--log-every", &o->log_every, "steps between two lines of progress");
@@ -202,6 +203,7 @@ int train(const Options& o, const LearnerConfig& config, Task& task) {
   progress.settings["batch"] = std::to_string(o.batch);
   progress.settings["micro_batches"] = std::to_string(o.micro_batches);
   progress.settings["length"] = std::to_string(o.length);
+  if (!o.from.empty() && !o.resume && !learner->start_from(o.from)) return 1;
   if (o.resume && !learner->load(o.checkpoint, &progress)) return 1;
   Csv csv;
   if (!csv.open(o.csv, task.measure(), o.resume)) return 1;

@@ -13,6 +13,7 @@ struct Options {
   std::string device = "cpu";
   std::string dtype = "f32";
   std::string checkpoint;  // empty: none is written
+  std::string from;        // empty: a new model
   std::string csv;
   std::string schedule = "constant";
   ssm::index_t seed = 1;
