@@ -74,6 +74,15 @@ __device__ __forceinline__ int state_of(int j, int slot, int s) {
   return j + Shape::kLanes * (s ^ (slot & (Shape::kStates - 1)));
 }
 
+// Where B or C of one token and state lies in shared memory: four tokens of a state make a unit of
+// 16 bytes, and the units of a lane's states are neighbours, so that the lanes that a load serves
+// at once, of one j and different slots, meet in no bank.
+template <class Shape>
+__device__ __forceinline__ int coefficient_at(int n, int token) {
+  const int unit = n % Shape::kLanes * Shape::kStates + n / Shape::kLanes;
+  return (token / 4 * Shape::kPadded + unit) * 4 + token % 4;
+}
+
 // The sums of dB and of dC over the slots of a warp, each state's in one lane: of the state that
 // register 0 holds, dB in dB[0] and dC in dC[0] if there are as many slots as states, else one of
 // them in dB[0], dC in the lanes with the bit kStates of the slot. Further slots hold copies.
@@ -214,13 +223,13 @@ struct ScanCoefficients {
       at[i] += tiles * tile_step[i];
     }
   }
-  // Rows of tokens: B of state n in row n, C in row kPadded + n.
-  __device__ __forceinline__ void store(float* rows) const {
+  // As coefficient_at() says, C after B.
+  __device__ __forceinline__ void store(float* to) const {
 #pragma unroll
     for (int i = 0; i < Shape::kCoefficients; ++i) {
       if (index(i) >= 2 * kOfOne) continue;
       const int which = index(i) / kOfOne;
-      rows[(which * Shape::kPadded + state(i)) * Shape::kRow + token(i)] = load_float(v[i]);
+      to[which * kOfOne + coefficient_at<Shape>(state(i), token(i))] = load_float(v[i]);
     }
   }
 };
@@ -252,7 +261,7 @@ __global__ void __launch_bounds__(128, 6)
   constexpr int kTile = Shape::kTile;
   constexpr int kBlockChannels = Shape::kBlockChannels;
   const ScanTileParams<T>& p = q.forward;
-  __shared__ float4 memory[(3 * kBlockChannels + 2 * Shape::kPadded) * kRow / 4];
+  __shared__ float4 memory[(3 * kBlockChannels * kRow + 2 * Shape::kPadded * kTile) / 4];
   float* const s_delta = reinterpret_cast<float*>(memory);
   float* const s_input = s_delta + kBlockChannels * kRow;
   float* const s_e = s_input + kBlockChannels * kRow;
@@ -354,8 +363,9 @@ __global__ void __launch_bounds__(128, 6)
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
         float b[4], c[4];
-        load_tokens(s_B + state_of<Shape>(j, slot, s) * kRow + t0, b);
-        if constexpr (kChunked) load_tokens(s_B + (Shape::kPadded + j + kLanes * s) * kRow + t0, c);
+        const int from = coefficient_at<Shape>(state_of<Shape>(j, slot, s), t0);
+        load_tokens(s_B + from, b);
+        if constexpr (kChunked) load_tokens(s_B + Shape::kPadded * kTile + from, c);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float a = exp2_fast(delta[i] * A2[s]);
@@ -439,7 +449,7 @@ __global__ void __launch_bounds__(128, 3)
   const ScanTileParams<T>& p = q.forward;
   // delta, delta x, e; C h, g B and g A a h summed over the states; B and C; shares of dB and dC.
   __shared__ float4
-      memory[(6 * kRows + 2 * kPadded * kRow + Shape::kWarps * kTile * 2 * kPadded) / 4];
+      memory[(6 * kRows + 2 * kPadded * kTile + Shape::kWarps * kTile * 2 * kPadded) / 4];
   float* const s_delta = reinterpret_cast<float*>(memory);
   float* const s_input = s_delta + kRows;
   float* const s_e = s_input + kRows;
@@ -447,7 +457,7 @@ __global__ void __launch_bounds__(128, 3)
   float* const s_gB = s_y + kRows;
   float* const s_gA = s_gB + kRows;
   float* const s_B = s_gA + kRows;
-  float* const s_share = s_B + 2 * kPadded * kRow;  // (warps, tokens, B before C, states)
+  float* const s_share = s_B + 2 * kPadded * kTile;  // (warps, tokens, B before C, states)
 
   const ScanBackwardPlace at = scan_backward_place<Shape>(p);
   const int tid = static_cast<int>(threadIdx.x);
@@ -609,8 +619,9 @@ __global__ void __launch_bounds__(128, 3)
 #pragma unroll
         for (int s = 0; s < kStates; ++s) {
           float b[4], c[4];
-          load_tokens(s_B + state_of<Shape>(j, slot, s) * kRow + t0, b);
-          load_tokens(s_B + (kPadded + state_of<Shape>(j, slot, s)) * kRow + t0, c);
+          const int from = coefficient_at<Shape>(state_of<Shape>(j, slot, s), t0);
+          load_tokens(s_B + from, b);
+          load_tokens(s_B + kPadded * kTile + from, c);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int t = t0 + i;
@@ -636,8 +647,9 @@ __global__ void __launch_bounds__(128, 3)
         load_tokens(s_e + lane_channel * kRow + t0, e);
 #pragma unroll
         for (int s = 0; s < kStates; ++s) {
-          load_tokens(s_B + state_of<Shape>(j, slot, s) * kRow + t0, b[s]);
-          load_tokens(s_B + (kPadded + state_of<Shape>(j, slot, s)) * kRow + t0, c[s]);
+          const int from = coefficient_at<Shape>(state_of<Shape>(j, slot, s), t0);
+          load_tokens(s_B + from, b[s]);
+          load_tokens(s_B + kPadded * kTile + from, c[s]);
         }
 #pragma unroll
         for (int i = kGroup - 1; i >= 0; --i) {
