@@ -10,8 +10,9 @@
 //   forwards   h <- a h + (delta x) B; the state before each tile goes to scratch, 4 d_state /
 //   kTile
 //              bytes per element;
-//   backwards  tile after tile from the last: a_t and a_t h_{t-1} of the tile are computed once and
-//              stay in registers, then
+//   backwards  tile after tile from the last: a_t h_{t-1} of the tile stays in registers, then,
+//   with
+//              a_t computed once more (kept as well, it spills registers),
 //                g <- g + e C;  s1 = sum_n g B;  s2 = sum_n g A a h_{t-1};  dA += delta g a
 //                h_{t-1}; g delta x and e h, summed over the block's channels, are its share of dB
 //                and dC; g <- a g;
@@ -411,24 +412,47 @@ __global__ void __launch_bounds__(128)
   const index_t n = blockIdx.y;
   const float A2 = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
   const index_t next = static_cast<index_t>(p.d_state) * p.channels;
+  constexpr int kAhead = 8;  // loads in flight: the chain itself is one instruction per chunk
   for (index_t sequence = blockIdx.z; sequence < p.sequences; sequence += gridDim.z) {
     const index_t first = (sequence * p.chunks * p.d_state + n) * p.channels + d;
+    float* const state = q.chunk_state + first;
+    float* const gradient = q.chunk_gradient + first;
     const float* const delta = q.chunk_delta + sequence * p.chunks * p.channels + d;
     float h = p.h0 == nullptr
                   ? 0.0f
                   : p.h0[sequence * p.h0_stride[0] + d * p.h0_stride[1] + n * p.h0_stride[2]];
-    for (index_t c = 0; c < p.chunks; ++c) {
-      const float end = q.chunk_state[first + c * next];
-      q.chunk_state[first + c * next] = h;
-      h = fmaf(exp2_fast(A2 * delta[c * p.channels]), h, end);
+    for (int c0 = 0; c0 < p.chunks; c0 += kAhead) {
+      float end[kAhead], decay[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (c0 + i >= p.chunks) continue;
+        end[i] = state[(c0 + i) * next];
+        decay[i] = exp2_fast(A2 * delta[(c0 + i) * p.channels]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (c0 + i >= p.chunks) continue;
+        state[(c0 + i) * next] = h;
+        h = fmaf(decay[i], h, end[i]);
+      }
     }
     float g = q.dh_last == nullptr ? 0.0f
                                    : q.dh_last[sequence * q.dh_last_stride[0] +
                                                d * q.dh_last_stride[1] + n * q.dh_last_stride[2]];
-    for (index_t c = p.chunks - 1; c >= 0; --c) {
-      const float begin = q.chunk_gradient[first + c * next];
-      q.chunk_gradient[first + c * next] = g;
-      g = fmaf(exp2_fast(A2 * delta[c * p.channels]), g, begin);
+    for (int c0 = p.chunks - 1; c0 >= 0; c0 -= kAhead) {
+      float begin[kAhead], decay[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (c0 < i) continue;
+        begin[i] = gradient[(c0 - i) * next];
+        decay[i] = exp2_fast(A2 * delta[(c0 - i) * p.channels]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (c0 < i) continue;
+        gradient[(c0 - i) * next] = g;
+        g = fmaf(decay[i], g, begin[i]);
+      }
     }
   }
 }
@@ -446,17 +470,26 @@ __global__ void __launch_bounds__(128, 3)
   constexpr int kBlockChannels = Shape::kBlockChannels;
   constexpr int kTokenStep = Shape::kTokenStep;
   constexpr int kRows = kBlockChannels * kRow;
+  constexpr int kThreads = Shape::kThreads;
+  constexpr int kKept = kElements * kThreads;
   const ScanTileParams<T>& p = q.forward;
-  // delta, delta x, e; C h, g B and g A a h summed over the states; B and C; shares of dB and dC.
+  // delta, delta x, e; C h, g B and g A a h summed over the states; what a thread keeps of its
+  // elements until the end of the tile, as registers are short: x, d delta / d dt, silu(z),
+  // dy silu'(z); B and C; shares of dB and dC.
   __shared__ float4
-      memory[(6 * kRows + 2 * kPadded * kTile + Shape::kWarps * kTile * 2 * kPadded) / 4];
+      memory[(6 * kRows + 4 * kKept + 2 * kPadded * kTile + Shape::kWarps * kTile * 2 * kPadded) /
+             4];
   float* const s_delta = reinterpret_cast<float*>(memory);
   float* const s_input = s_delta + kRows;
   float* const s_e = s_input + kRows;
   float* const s_y = s_e + kRows;
   float* const s_gB = s_y + kRows;
   float* const s_gA = s_gB + kRows;
-  float* const s_B = s_gA + kRows;
+  float* const s_x = s_gA + kRows;
+  float* const s_slope = s_x + kKept;
+  float* const s_gate = s_slope + kKept;
+  float* const s_dz = s_gate + kKept;
+  float* const s_B = s_dz + kKept;
   float* const s_share = s_B + 2 * kPadded * kTile;  // (warps, tokens, B before C, states)
 
   const ScanBackwardPlace at = scan_backward_place<Shape>(p);
@@ -557,38 +590,36 @@ __global__ void __launch_bounds__(128, 3)
 #pragma unroll
   for (int s = 0; s < kStates; ++s) state[s] = 0.0f;
 
-  // Of the elements prepared last: x, delta, d delta / d dt, e, dy silu'(z), silu(z).
-  float x_value[kElements], delta_value[kElements], slope[kElements], e_value[kElements];
-  float dz_factor[kElements], gate[kElements];
   float dD = 0.0f;
   float dbias = 0.0f;
   const auto prepare = [&](index_t tile) {
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       const int token = token0 + i * kTokenStep;
-      float biased = load_float(dt.v[i]) + bias;
-      slope[i] = 1.0f;
-      delta_value[i] = biased;
+      const int to = channel * kRow + token;
+      const int kept = i * kThreads + tid;
+      const float biased = load_float(dt.v[i]) + bias;
+      const float x_value = load_float(x.v[i]);
+      float delta = biased;
+      float slope = 1.0f;
       if (p.delta_softplus) {
-        delta_value[i] = softplus_fast(biased);
-        slope[i] = sigmoid_fast(biased);
+        delta = softplus_fast(biased);
+        slope = sigmoid_fast(biased);
       }
-      x_value[i] = load_float(x.v[i]);
-      const float gradient = load_float(dy.v[i]);
-      gate[i] = 1.0f;
-      dz_factor[i] = 0.0f;
+      float e = load_float(dy.v[i]);
       if (gated) {
         const float z_value = load_float(z.v[i]);
         const float sigma = sigmoid_fast(z_value);
-        gate[i] = z_value * sigma;
-        dz_factor[i] = gradient * sigma * fmaf(z_value, 1.0f - sigma, 1.0f);
+        s_gate[kept] = z_value * sigma;
+        s_dz[kept] = e * sigma * fmaf(z_value, 1.0f - sigma, 1.0f);
+        e *= z_value * sigma;
       }
-      e_value[i] = gradient * gate[i];
-      if (tile * kTile + token >= at.tokens) delta_value[i] = 0.0f;
-      const int to = channel * kRow + token;
-      s_delta[to] = delta_value[i];
-      s_input[to] = delta_value[i] * x_value[i];
-      s_e[to] = e_value[i];
+      if (tile * kTile + token >= at.tokens) delta = 0.0f;
+      s_x[kept] = x_value;
+      s_slope[kept] = slope;
+      s_delta[to] = delta;
+      s_input[to] = delta * x_value;
+      s_e[to] = e;
     }
     coefficients.store(s_B);
   };
@@ -608,7 +639,7 @@ __global__ void __launch_bounds__(128, 3)
     }
     if (tile > 0) fetch_state(tile - 1);
 
-    float a[kTile][kStates], decayed[kTile][kStates];
+    float decayed[kTile][kStates];  // a_t h_{t-1}
     {
       float y[kTile];
 #pragma unroll
@@ -625,8 +656,7 @@ __global__ void __launch_bounds__(128, 3)
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int t = t0 + i;
-            a[t][s] = exp2_fast(delta[i] * A2[s]);
-            decayed[t][s] = a[t][s] * h[s];
+            decayed[t][s] = exp2_fast(delta[i] * A2[s]) * h[s];
             h[s] = fmaf(input[i], b[i], decayed[t][s]);
             y[t] = s == 0 ? h[s] * c[i] : fmaf(h[s], c[i], y[t]);
           }
@@ -664,7 +694,7 @@ __global__ void __launch_bounds__(128, 3)
             dA[s] = fmaf(delta[i], by_A, dA[s]);
             dB[s] = g[s] * input[i];
             dC[s] = e[i] * fmaf(input[i], b[s][i], decayed[t][s]);
-            g[s] *= a[t][s];
+            g[s] *= exp2_fast(delta[i] * A2[s]);
           }
           state_sums<Shape>(dB, dC, slot);
           float* const to =
@@ -693,19 +723,24 @@ __global__ void __launch_bounds__(128, 3)
       const int token = token0 + i * kTokenStep;
       if (!exists || token >= left) continue;
       const int from = channel * kRow + token;
-      const float sum_y = fmaf(D, x_value[i], s_y[from]);
+      const int kept = i * kThreads + tid;
+      const float x_value = s_x[kept];
+      const float e = s_e[from];
+      const float sum_y = fmaf(D, x_value, s_y[from]);
       const float sum_gB = s_gB[from];
-      const float dx = fmaf(D, e_value[i], delta_value[i] * sum_gB);
-      const float ddt = fmaf(x_value[i], sum_gB, s_gA[from] * kLn2) * slope[i];
-      dD = fmaf(e_value[i], x_value[i], dD);
+      const float dx = fmaf(D, e, s_delta[from] * sum_gB);
+      const float ddt = fmaf(x_value, sum_gB, s_gA[from] * kLn2) * s_slope[kept];
+      dD = fmaf(e, x_value, dD);
       dbias += ddt;
       const auto store = [&](const TileCursor<Shape, T>& to, float value) {
         if (to.at != nullptr) store_gradient(to.at + i * to.token_step, value, q.accumulate);
       };
       store(dx_to, dx);
       store(ddt_to, ddt);
-      store(dz_to, dz_factor[i] * sum_y);
-      if (y_to.at != nullptr) y_to.at[i * y_to.token_step] = store_as<T>(sum_y * gate[i]);
+      if (gated) store(dz_to, s_dz[kept] * sum_y);
+      if (y_to.at != nullptr) {
+        y_to.at[i * y_to.token_step] = store_as<T>(gated ? sum_y * s_gate[kept] : sum_y);
+      }
     }
     for (TileCursor<Shape, T>* const to : {&dx_to, &ddt_to, &dz_to, &y_to}) {
       if (to->at != nullptr) to->move(-1);
