@@ -7,17 +7,15 @@
 // scan_tile.cuh a block owns kBlockChannels channels, a channel's states are spread over kLanes
 // lanes of kStates registers, and the block walks tiles of kTile tokens. Two sweeps:
 //
-//   forwards   h <- a h + (delta x) B; the state before each tile goes to scratch, 4 d_state /
-//   kTile
-//              bytes per element;
-//   backwards  tile after tile from the last: a_t h_{t-1} of the tile stays in registers, then,
-//   with
-//              a_t computed once more (kept as well, it spills registers),
-//                g <- g + e C;  s1 = sum_n g B;  s2 = sum_n g A a h_{t-1};  dA += delta g a
-//                h_{t-1}; g delta x and e h, summed over the block's channels, are its share of dB
-//                and dC; g <- a g;
-//              and per element dx = D e + delta s1, ddelta = s2 + x s1, dz = dy silu'(z) (C h + D
-//              x).
+//   forwards   h <- a h + (delta x) B; the state before each tile goes to scratch,
+//              4 d_state / kTile bytes per element;
+//   backwards  tile after tile from the last: a_t h_{t-1} of the tile stays in registers, a_t is
+//              computed once more (kept as well, it spills registers: 12 % slower), and
+//                g <- g + e C;  s1 = sum_n g B;  s2 = sum_n g A a h_{t-1};
+//                dA += delta g a h_{t-1};  g delta x and e h, summed over the block's channels,
+//                are its share of dB and dC;  g <- a g;
+//              per element dx = D e + delta s1, ddelta = s2 + x s1 and
+//              dz = dy silu'(z) (C h + D x).
 //
 // Few channels in long sequences are cut into chunks. The forward sweep then starts every chunk
 // from zero and also carries P_t = a_t ... a_first and G = sum_t P_t e_t C_t, what the chunk adds
