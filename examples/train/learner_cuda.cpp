@@ -12,7 +12,7 @@
 #include <ssm/cuda/cross_entropy.hpp>
 #include <ssm/cuda/embedding.hpp>
 #include <ssm/cuda/embedding_backward.hpp>
-#include <ssm/cuda/graph.hpp>
+#include <ssm/cuda/graph.cuh>
 #include <ssm/cuda/linear.hpp>
 #include <ssm/cuda/linear_backward.hpp>
 #include <ssm/cuda/residual_add.hpp>

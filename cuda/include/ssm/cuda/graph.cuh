@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <utility>
 
@@ -10,7 +10,8 @@ SSM_NAMESPACE_BEGIN
 
 // Calls recorded once into a CUDA graph and played again: a whole training step, or a decoding
 // step, costs one launch. What the calls read and write stays where it was recorded; new input is
-// copied there before each launch. Movable, not copyable.
+// copied there before each launch. Movable, not copyable. Of the toolkit this header needs the
+// runtime alone, so that plain C++ may include it too.
 class CudaGraph {
  public:
   CudaGraph() = default;
