@@ -1,21 +1,26 @@
 // Generates tokens with a Mamba checkpoint: a directory with config.json and model.safetensors, as
 // Hugging Face writes them for model_type mamba and falcon_mamba.
 //
-//   generate <checkpoint> [options] [prompt token ids…]
+//   generate [checkpoint] [options] [prompt token ids…]
 //
-//   --tokens N               tokens to generate (64)
-//   --temperature T          0, the default, is greedy
+//   --prompt TEXT            for checkpoints whose tokens are bytes
+//   --tokens N               tokens to generate (64; of bytes 512)
+//   --temperature T          0 is greedy (0; for bytes 0.8)
 //   --top-k K  --top-p P  --repetition-penalty R  --seed S
 //   --ignore-eos             keep going after an end-of-sequence token
 //
 // There is no tokenizer here: the prompt is token ids (default: the checkpoint's bos token), and so
-// is the output.
+// is the output. But where the checkpoint's tokens are bytes ("tokenizer": "bytes" in config.json)
+// prompt and output are text. Without a checkpoint it is the one in the folder model/ beside this
+// file, a byte-level model that examples/train has trained, if that is there.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <string>
 #include <vector>
 
 #include <ssm/io/huggingface.hpp>
@@ -35,7 +40,8 @@ bool succeeded(const ssm::io::Result& result) {
 
 struct Options {
   const char* checkpoint = nullptr;
-  ssm::index_t tokens = 64;
+  const char* text = nullptr;  // the prompt of a byte-level model
+  ssm::index_t tokens = -1;    // the default
   bool ignore_eos = false;
   std::uint64_t seed = 0;
   ssm::SamplerConfig sampler;
@@ -44,13 +50,17 @@ struct Options {
 
 // False, with a message, for anything that is not understood.
 bool parse(int argc, char** argv, Options* options) {
-  options->sampler.temperature = 0;
+  options->sampler.temperature = -1;  // the default
   for (int i = 1; i < argc; ++i) {
     const auto is = [&](const char* name) { return std::strcmp(argv[i], name) == 0; };
     char* end = nullptr;
     const auto number = [&] { return i + 1 < argc ? std::strtod(argv[++i], &end) : 0.0; };
     if (is("--ignore-eos")) {
       options->ignore_eos = true;
+      continue;
+    }
+    if (is("--prompt") && i + 1 < argc) {
+      options->text = argv[++i];
       continue;
     }
     if (is("--tokens")) {
@@ -76,7 +86,23 @@ bool parse(int argc, char** argv, Options* options) {
       return false;
     }
   }
-  return options->checkpoint != nullptr && options->tokens >= 0;
+#if defined(SSM_GENERATE_MODEL)
+  std::error_code ignored;
+  if (options->checkpoint == nullptr &&
+      std::filesystem::exists(SSM_GENERATE_MODEL "/config.json", ignored)) {
+    options->checkpoint = SSM_GENERATE_MODEL;
+  }
+#endif
+  return options->checkpoint != nullptr;
+}
+
+// The prompt as tokens, and the defaults that depend on what tokens are.
+void complete(bool bytes, ssm::index_t first_token, Options* options) {
+  const std::string text = options->text == nullptr ? "" : options->text;
+  for (const char c : text) options->prompt.push_back(static_cast<unsigned char>(c));
+  if (options->prompt.empty()) options->prompt.push_back(bytes ? '\n' : first_token);
+  if (options->tokens < 0) options->tokens = bytes ? 512 : 64;
+  if (options->sampler.temperature < 0) options->sampler.temperature = bytes ? 0.8 : 0;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -89,9 +115,9 @@ int main(int argc, char** argv) {
   Options options;
   if (!parse(argc, argv, &options)) {
     std::fprintf(stderr,
-                 "usage: generate <checkpoint> [--tokens N] [--temperature T] [--top-k K]\n"
+                 "usage: generate [checkpoint] [--tokens N] [--temperature T] [--top-k K]\n"
                  "         [--top-p P] [--repetition-penalty R] [--seed S] [--ignore-eos]\n"
-                 "         [prompt token ids...]\n");
+                 "         [--prompt TEXT] [prompt token ids...]\n");
     return 2;
   }
   using Model = ssm::LanguageModel<float>;
@@ -116,7 +142,12 @@ int main(int argc, char** argv) {
   const ssm::OwnedWorkspace data(prepared.data);
   if (!succeeded(model.prepare(cpu, config, weights, host.arena(), data.arena()))) return 1;
 
-  if (options.prompt.empty()) options.prompt.push_back(file_config.bos_token_id.value_or(0));
+  const bool bytes = file_config.tokenizer == "bytes" && file_config.vocab_size == 256;
+  if (options.text != nullptr && !bytes) {
+    std::fprintf(stderr, "error: --prompt: the tokens of %s are not bytes\n", options.checkpoint);
+    return 1;
+  }
+  complete(bytes, file_config.bos_token_id.value_or(0), &options);
   const auto prompt_length = static_cast<ssm::index_t>(options.prompt.size());
   std::vector<ssm::index_t> tokens = options.prompt;
   tokens.reserve(static_cast<std::size_t>(prompt_length + options.tokens));
@@ -160,12 +191,19 @@ int main(int argc, char** argv) {
   std::printf("%lld parameters, %lld layers\n",
               static_cast<long long>(ssm::parameter_count(config)),
               static_cast<long long>(config.n_layer));
-  std::printf("prompt:");
-  for (const ssm::index_t id : options.prompt) std::printf(" %lld", static_cast<long long>(id));
-  std::printf("\ngenerated:");
-  for (auto i = options.prompt.size(); i < tokens.size(); ++i) {
-    std::printf(" %lld", static_cast<long long>(tokens[i]));
-  }
+  const auto show = [&](std::size_t begin, std::size_t end) {
+    for (auto i = begin; i < end; ++i) {
+      if (bytes) {
+        std::printf("%c", static_cast<int>(tokens[i]));
+      } else {
+        std::printf(" %lld", static_cast<long long>(tokens[i]));
+      }
+    }
+  };
+  std::fputs(bytes ? "" : "prompt:", stdout);
+  show(0, options.prompt.size());
+  std::fputs(bytes ? "" : "\ngenerated:", stdout);
+  show(options.prompt.size(), tokens.size());
   std::printf("\nprompt %lld tokens in %.3g s, %.0f tokens/s\n",
               static_cast<long long>(prompt_length), prefill,
               static_cast<double>(prompt_length) / prefill);

@@ -94,8 +94,8 @@ Matrix block_oracle(const ssm::MambaConfig& c, const ssm::MambaWeights<T>& w, co
         h[d][n] = std::exp(delta * a) * h[d][n] + weight * b[n] * x[d];
         sum += cc[n] * h[d][n];
       }
-      const double z = projected[t][inner + d];
-      y[d] = sum * z / (1 + std::exp(-z));
+      const double z = c.gate ? projected[t][inner + d] : 0;
+      y[d] = c.gate ? sum * z / (1 + std::exp(-z)) : sum;
     }
     out.push_back(multiply(out_proj, y, out_bias));
   }

@@ -15,7 +15,7 @@ TYPED_TEST_SUITE_P(MambaBlockSuite);
 
 TYPED_TEST_P(MambaBlockSuite, EqualsTheOracle) {
   using T = typename TypeParam::T;
-  std::vector<ssm::MambaConfig> configs(9, small_config());
+  std::vector<ssm::MambaConfig> configs(10, small_config());
   configs[1].bias = true;
   configs[2].conv_bias = false;
   configs[3].dt_b_c_norm = true;
@@ -26,6 +26,8 @@ TYPED_TEST_P(MambaBlockSuite, EqualsTheOracle) {
   configs[8] = ssm::mamba_config(33);
   configs[8].d_inner = 65;
   configs[8].d_state = 17;
+  configs[9].gate = false;
+  configs[9].bias = true;
   for (std::size_t i = 0; i < configs.size(); ++i) {
     SCOPED_TRACE("config " + std::to_string(i));
     const BlockUnderTest<TypeParam> test(configs[i]);

@@ -96,7 +96,7 @@ inline ssm::MambaConfig tiny_config() {
 }
 
 inline std::vector<ssm::MambaConfig> training_configs() {
-  std::vector<ssm::MambaConfig> configs(7, tiny_config());
+  std::vector<ssm::MambaConfig> configs(8, tiny_config());
   configs[1].bias = true;
   configs[2].conv_bias = false;
   configs[3].dt_b_c_norm = true;
@@ -105,6 +105,8 @@ inline std::vector<ssm::MambaConfig> training_configs() {
   configs[5].d_conv = 1;
   configs[6].d_conv = 6;
   configs[6].d_state = 5;
+  configs[7].gate = false;
+  configs[7].bias = true;
   return configs;
 }
 

@@ -44,6 +44,11 @@ class DeviceTarget {
   DeviceTarget(const DeviceTarget&) = delete;
   DeviceTarget& operator=(const DeviceTarget&) = delete;
   ~DeviceTarget() {
+    if (capturing_) {  // nobody called finish()
+      cudaGraph_t graph = nullptr;
+      cuda_check(cudaStreamEndCapture(stream_, &graph), "end of capture");
+      cuda_check(cudaGraphDestroy(graph), "graph");
+    }
     for (const auto& mirror : mirrors_) cuda_check(cudaFree(mirror.second.device), "free");
     cuda_check(cudaFree(workspace_), "free");
     cuda_check(cudaStreamDestroy(stream_), "stream");

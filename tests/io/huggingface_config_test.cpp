@@ -243,7 +243,7 @@ TEST(Config, ThereAndBack) {
       R"("state_size":8,"conv_kernel":3,"time_step_rank":5,"layer_norm_epsilon":1e-6,)"
       R"("use_bias":true,"use_conv_bias":false,"tie_word_embeddings":false,"expand":3)";
   const char* const own_tokens =
-      R"("bos_token_id":1,"eos_token_id":[2,3],"residual_in_fp32":false)";
+      R"("bos_token_id":1,"eos_token_id":[2,3],"tokenizer":"bytes","residual_in_fp32":false)";
   const char* const texts[] = {own_sizes, own_tokens, ""};
   for (const io::KeyStyle style : {io::KeyStyle::huggingface, io::KeyStyle::original}) {
     for (const char* more : texts) {
@@ -269,6 +269,7 @@ TEST(Config, ThereAndBack) {
         EXPECT_EQ(found.vocab_size, 50280);
         EXPECT_EQ(found.bos_token_id, wanted.bos_token_id);
         EXPECT_EQ(found.eos_token_ids, wanted.eos_token_ids);
+        EXPECT_EQ(found.tokenizer, wanted.tokenizer);
       } else {
         EXPECT_EQ(found.vocab_size, 50277);
       }
@@ -324,6 +325,10 @@ TEST(Config, TheLibrarysConfigurationAndBack) {
   EXPECT_EQ(back.vocab_size, 11);
   EXPECT_FALSE(back.tie_embeddings);
   EXPECT_EQ(back.norm_eps, 1e-3);
+  model.block.gate = false;
+  EXPECT_EQ(io::huggingface_config(model, &config).message(),
+            "config.json: gate must be true: no model_type is without one");
+  model.block.gate = true;
   model.block.b_rule = ssm::BRule::zero_order_hold;
   EXPECT_EQ(io::huggingface_config(model, &config).code(), ErrorCode::unsupported_model);
 }

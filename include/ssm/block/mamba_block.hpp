@@ -23,7 +23,7 @@ SSM_NAMESPACE_BEGIN
 //   x          = silu(conv1d(x))                     causal, depthwise
 //   [dt, B, C] = W_x x                               (each RMS-normalised in Falcon-Mamba)
 //   dt         = W_dt dt
-//   y          = selective_scan(x, dt + b_dt, A, B, C, D, z)
+//   y          = selective_scan(x, dt + b_dt, A, B, C, D, z)    (without config.gate: no z)
 //   out        = W_out y                             (bias optional)
 //
 // A block holds views, never memory: the weights and the prepared constants (A = -exp(A_log), and
@@ -144,8 +144,12 @@ class MambaBlock {
     return MambaTape<T>::bytes(config_, batch, length);
   }
   // … and of the workspace for either call, which every layer of a model may share.
+  static std::size_t training_workspace_bytes(const Backend& backend, const MambaConfig& config,
+                                              index_t batch, index_t length) noexcept;
   std::size_t training_workspace_bytes(const Backend& backend, index_t batch,
-                                       index_t length) const noexcept;
+                                       index_t length) const noexcept {
+    return training_workspace_bytes(backend, config_, batch, length);
+  }
 
  private:
   struct TrainingWorkspace;
@@ -163,7 +167,7 @@ class MambaBlock {
   // What forward needs besides its arguments: the activations between the operations for one chunk
   // of every batch row, and the state carried between chunks when the caller keeps none.
   struct Workspace {
-    View<T, 3> xz;      // (batch, chunk, 2 d_inner)
+    View<T, 3> xz;      // (batch, chunk, in_proj_rows)
     View<T, 3> x;       // (batch, chunk, d_inner): after the convolution, then the scan's output
     View<T, 3> dt_BC;   // (batch, chunk, dt_rank + 2 d_state)
     View<T, 3> normed;  // the same after its norms: dt_BC itself, unless that is to be kept
@@ -174,7 +178,7 @@ class MambaBlock {
                            Arena& arena) noexcept {
       const index_t tokens = std::min(length, chunk);
       Workspace w;
-      w.xz = arena.view<T, 3>({batch, tokens, 2 * c.d_inner});
+      w.xz = arena.view<T, 3>({batch, tokens, in_proj_rows(c)});
       w.x = arena.view<T, 3>({batch, tokens, c.d_inner});
       w.dt_BC = arena.view<T, 3>({batch, tokens, c.dt_rank + 2 * c.d_state});
       w.normed = w.dt_BC;
@@ -348,7 +352,7 @@ class MambaBlock {
     scan.B = one_group(normed.B);
     scan.C = one_group(normed.C);
     scan.D = weights_.D;
-    scan.z = w.xz.slice(2, config_.d_inner, config_.d_inner);
+    if (config_.gate) scan.z = w.xz.slice(2, config_.d_inner, config_.d_inner);
     scan.dt_bias = weights_.dt_proj_bias;
     scan.h0 = before.ssm;
     scan.sequences = sequences;

@@ -16,10 +16,10 @@ SSM_NAMESPACE_BEGIN
 template <class T, class Backend>
 struct MambaBlock<T, Backend>::TrainingWorkspace {
   using Accum = accum_t<T>;
-  Workspace forward;       // its xz and dt_BC are the tape's
-  View<T, 3> y;            // (batch, length, d_inner): the scan's output
-  View<T, 3> dx, ddt;      // (batch, length, d_inner): of the convolution's output, and of dt
-  View<T, 3> dxz;          // (batch, length, 2 d_inner); its x half holds dy until the scan is done
+  Workspace forward;   // its xz and dt_BC are the tape's
+  View<T, 3> y;        // (batch, length, d_inner): the scan's output
+  View<T, 3> dx, ddt;  // (batch, length, d_inner): of the convolution's output, and of dt
+  View<T, 3> dxz;      // (batch, length, in_proj_rows); its x half holds dy until the scan is done
   View<Accum, 3> d_dt_BC;  // (batch, length, dt_rank + 2 d_state)
   Arena scratch;           // of the operations, one after another
 };
@@ -52,7 +52,6 @@ auto MambaBlock<T, Backend>::backward_calls(const MambaGradArgs<T>& a,
                                             const TrainingWorkspace& w) const noexcept
     -> BackwardCalls {
   const View<T, 3> dx_half = w.dxz.slice(2, 0, config_.d_inner);
-  const View<T, 3> dz_half = w.dxz.slice(2, config_.d_inner, config_.d_inner);
   const DtBC<T> raw = split(w.forward.dt_BC);
   const DtBC<accum_t<T>> d = split(w.d_dt_BC);
   BackwardCalls calls;
@@ -67,7 +66,7 @@ auto MambaBlock<T, Backend>::backward_calls(const MambaGradArgs<T>& a,
   calls.scan.dh_last = a.dafter.ssm;
   calls.scan.dx = w.dx;
   calls.scan.ddt = w.ddt;
-  calls.scan.dz = dz_half;
+  if (config_.gate) calls.scan.dz = w.dxz.slice(2, config_.d_inner, config_.d_inner);
   calls.scan.dB = one_group(d.B);
   calls.scan.dC = one_group(d.C);
   calls.scan.dh0 = a.dbefore.ssm;
@@ -144,7 +143,7 @@ auto MambaBlock<T, Backend>::carve_training(const Backend& backend, const MambaT
   w.y = arena.view<T, 3>(inner);
   w.dx = arena.view<T, 3>(inner);
   w.ddt = arena.view<T, 3>(inner);
-  w.dxz = arena.view<T, 3>({batch, length, 2 * c.d_inner});
+  w.dxz = arena.view<T, 3>({batch, length, in_proj_rows(c)});
   w.d_dt_BC = arena.view<accum_t<T>, 3>({batch, length, c.dt_rank + 2 * c.d_state});
   const std::size_t bytes = backward_calls(args, w).most_scratch(backend);
   w.scratch = Arena(arena.allocate<unsigned char>(static_cast<index_t>(bytes)), bytes);
@@ -168,12 +167,19 @@ MambaGradArgs<T> MambaBlock<T, Backend>::every_gradient(index_t batch,
 }
 
 template <class T, class Backend>
-std::size_t MambaBlock<T, Backend>::training_workspace_bytes(const Backend& backend, index_t batch,
-                                                             index_t length) const noexcept {
+std::size_t MambaBlock<T, Backend>::training_workspace_bytes(const Backend& backend,
+                                                             const MambaConfig& config,
+                                                             index_t batch,
+                                                             index_t length) noexcept {
+  Arena prepared;
+  MambaBlock block;
+  block.config_ = config;
+  block.weights_ = shapes_only(config);
+  block.carve_prepared(backend, WeightFormat::native, prepared);
   Arena tape;
   Arena counter;
-  carve_training(backend, MambaTape<T>::carve(config_, batch, length, tape),
-                 every_gradient(batch, length), counter);
+  block.carve_training(backend, MambaTape<T>::carve(config, batch, length, tape),
+                       block.every_gradient(batch, length), counter);
   return counter.bytes_needed();
 }
 

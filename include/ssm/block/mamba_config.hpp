@@ -15,10 +15,16 @@ struct MambaConfig {
   index_t dt_rank = 0;       // rank of the projection that makes dt, ceil(d_model / 16) by default
   bool bias = false;         // of in_proj and out_proj
   bool conv_bias = true;     // of conv1d
+  bool gate = true;          // without it z is left out: in_proj makes x alone, y is not gated
   bool dt_b_c_norm = false;  // weight-free RMS norms of dt, B and C (Falcon-Mamba)
   double dt_b_c_eps = 1e-6;  // their eps
   BRule b_rule = BRule::euler;  // what released checkpoints expect
 };
+
+// Rows of in_proj: x, and z where there is a gate.
+inline index_t in_proj_rows(const MambaConfig& c) noexcept {
+  return saturating_mul(c.gate ? 2 : 1, c.d_inner);
+}
 
 inline MambaConfig mamba_config(index_t d_model) noexcept {
   MambaConfig config;

@@ -15,8 +15,8 @@ template <class T>
 struct MambaParameters {
   using Accum = std::conditional_t<std::is_const<T>::value, const accum_t<T>, accum_t<T>>;
 
-  View<T, 2> in_proj_weight;    // (2 d_inner, d_model): rows of x, then rows of z
-  View<T, 1> in_proj_bias;      // (2 d_inner)
+  View<T, 2> in_proj_weight;    // (in_proj_rows, d_model): rows of x, then those of z
+  View<T, 1> in_proj_bias;      // (in_proj_rows)
   View<T, 2> conv1d_weight;     // (d_inner, d_conv); PyTorch stores (d_inner, 1, d_conv)
   View<T, 1> conv1d_bias;       // (d_inner)
   View<T, 2> x_proj_weight;     // (dt_rank + 2 d_state, d_inner): rows of dt, B, C
@@ -56,8 +56,8 @@ struct MambaParameters {
   static MambaParameters carve(const MambaConfig& c, Arena& arena) noexcept {
     static_assert(!std::is_const<T>::value, "carve writable parameters, then read them as const");
     MambaParameters p;
-    p.in_proj_weight = arena.view<T, 2>({2 * c.d_inner, c.d_model});
-    if (c.bias) p.in_proj_bias = arena.view<T, 1>({2 * c.d_inner});
+    p.in_proj_weight = arena.view<T, 2>({in_proj_rows(c), c.d_model});
+    if (c.bias) p.in_proj_bias = arena.view<T, 1>({in_proj_rows(c)});
     p.conv1d_weight = arena.view<T, 2>({c.d_inner, c.d_conv});
     if (c.conv_bias) p.conv1d_bias = arena.view<T, 1>({c.d_inner});
     p.x_proj_weight = arena.view<T, 2>({c.dt_rank + 2 * c.d_state, c.d_inner});
@@ -102,7 +102,7 @@ using MambaGrads = MambaParameters<accum_t<T>>;
 template <class T>
 Status check_shapes(const MambaConfig& c, const MambaParameters<const T>& w) noexcept {
   Check check("MambaWeights");
-  check.shape("in_proj.weight", w.in_proj_weight, {2 * c.d_inner, c.d_model});
+  check.shape("in_proj.weight", w.in_proj_weight, {in_proj_rows(c), c.d_model});
   check.shape("conv1d.weight", w.conv1d_weight, {c.d_inner, c.d_conv});
   check.shape("x_proj.weight", w.x_proj_weight, {c.dt_rank + 2 * c.d_state, c.d_inner});
   check.shape("dt_proj.weight", w.dt_proj_weight, {c.d_inner, c.dt_rank});
@@ -118,7 +118,7 @@ Status check_shapes(const MambaConfig& c, const MambaParameters<const T>& w) noe
                     "must be absent: the configuration has no such bias");
     }
   };
-  bias("in_proj.bias", c.bias, w.in_proj_bias, 2 * c.d_inner);
+  bias("in_proj.bias", c.bias, w.in_proj_bias, in_proj_rows(c));
   bias("conv1d.bias", c.conv_bias, w.conv1d_bias, c.d_inner);
   bias("out_proj.bias", c.bias, w.out_proj_bias, c.d_model);
   return check.status();

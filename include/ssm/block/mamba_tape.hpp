@@ -9,17 +9,17 @@ SSM_NAMESPACE_BEGIN
 
 // What a block keeps from forward_train to backward: its two projections of the input. Everything
 // else - the convolution's output, dt, the states and the scan's output - is computed again, from
-// these, the block's input and its initial state. Per token that is 2 d_inner + dt_rank + 2 d_state
-// values of T.
+// these, the block's input and its initial state. Per token that is in_proj_rows + dt_rank + 2
+// d_state values of T.
 template <class T>
 struct MambaTape {
-  View<T, 3> xz;     // (batch, length, 2 d_inner): W_in u
+  View<T, 3> xz;     // (batch, length, in_proj_rows): W_in u
   View<T, 3> dt_BC;  // (batch, length, dt_rank + 2 d_state): W_x x, before any norm
 
   static MambaTape carve(const MambaConfig& c, index_t batch, index_t length,
                          Arena& arena) noexcept {
     MambaTape tape;
-    tape.xz = arena.view<T, 3>({batch, length, 2 * c.d_inner});
+    tape.xz = arena.view<T, 3>({batch, length, in_proj_rows(c)});
     tape.dt_BC = arena.view<T, 3>({batch, length, c.dt_rank + 2 * c.d_state});
     return tape;
   }
@@ -42,7 +42,7 @@ template <class T>
 Status check_shapes(const MambaConfig& c, const MambaTape<T>& tape, index_t batch,
                     index_t length) noexcept {
   return Check("MambaTape")
-      .shape("xz", tape.xz, {batch, length, 2 * c.d_inner})
+      .shape("xz", tape.xz, {batch, length, in_proj_rows(c)})
       .shape("dt_BC", tape.dt_BC, {batch, length, c.dt_rank + 2 * c.d_state})
       .status();
 }
@@ -69,8 +69,8 @@ struct MambaGradArgs {
 template <class R>
 Status check_grad_shapes(const MambaConfig& c, const MambaParameters<R>& g) noexcept {
   return Check("MambaGrads")
-      .optional_shape("in_proj.weight", g.in_proj_weight, {2 * c.d_inner, c.d_model})
-      .optional_shape("in_proj.bias", g.in_proj_bias, {2 * c.d_inner})
+      .optional_shape("in_proj.weight", g.in_proj_weight, {in_proj_rows(c), c.d_model})
+      .optional_shape("in_proj.bias", g.in_proj_bias, {in_proj_rows(c)})
       .optional_shape("conv1d.weight", g.conv1d_weight, {c.d_inner, c.d_conv})
       .optional_shape("conv1d.bias", g.conv1d_bias, {c.d_inner})
       .optional_shape("x_proj.weight", g.x_proj_weight, {c.dt_rank + 2 * c.d_state, c.d_inner})

@@ -41,6 +41,7 @@ struct HuggingFaceConfig {
   bool residual_in_fp32 = true;
   std::optional<index_t> bos_token_id;
   std::vector<index_t> eos_token_ids;  // generation stops at any of them
+  std::string tokenizer;  // our own key: "bytes" when tokens are bytes; empty: unstated
 
   // Rows of the embedding and of the head.
   index_t padded_vocab_size() const noexcept {
@@ -107,6 +108,11 @@ class ConfigReader {
       }
       out->push_back(token.get<index_t>());
     }
+  }
+  // A string; anything else counts as absent.
+  void string(const char* key, std::string* out) {
+    const nlohmann::json* value = find(key);
+    if (value != nullptr && value->is_string()) *out = value->get<std::string>();
   }
   // A string or boolean that has one supported value.
   void only(const char* key, const nlohmann::json& supported) {
@@ -187,6 +193,7 @@ inline Result read_huggingface(const nlohmann::json& object, const std::string& 
   reader.tokens("bos_token_id", &bos);
   if (!bos.empty()) config->bos_token_id = bos.front();
   reader.tokens("eos_token_id", &config->eos_token_ids);
+  reader.string("tokenizer", &config->tokenizer);
   return reader.result();
 }
 
@@ -315,6 +322,7 @@ inline Result write_config(const HuggingFaceConfig& config, KeyStyle style,
     if (config.bos_token_id) object["bos_token_id"] = *config.bos_token_id;
     if (config.eos_token_ids.size() == 1) object["eos_token_id"] = config.eos_token_ids.front();
     if (config.eos_token_ids.size() > 1) object["eos_token_id"] = config.eos_token_ids;
+    if (!config.tokenizer.empty()) object["tokenizer"] = config.tokenizer;
   }
   *text = object.dump(2) + "\n";
   return Result::ok();
@@ -348,6 +356,10 @@ Result huggingface_config(const Model& model, HuggingFaceConfig* config) {
   if (model.block.b_rule != decltype(model.block.b_rule)::euler) {
     return Result::error(ErrorCode::unsupported_model,
                          "config.json: b_rule must be euler, the only one with a model_type");
+  }
+  if (!model.block.gate) {
+    return Result::error(ErrorCode::unsupported_model,
+                         "config.json: gate must be true: no model_type is without one");
   }
   HuggingFaceConfig out;
   out.model_type = model.block.dt_b_c_norm ? ModelType::falcon_mamba : ModelType::mamba;

@@ -208,8 +208,13 @@ class LanguageModel {
     return LanguageModelTape<T>::bytes(config_, batch, length);
   }
   // … and of the workspace for either call.
+  static std::size_t training_workspace_bytes(const Backend& backend,
+                                              const LanguageModelConfig& config, index_t batch,
+                                              index_t length) noexcept;
   std::size_t training_workspace_bytes(const Backend& backend, index_t batch,
-                                       index_t length) const noexcept;
+                                       index_t length) const noexcept {
+    return training_workspace_bytes(backend, config_, batch, length);
+  }
 
  private:
   struct TrainingWorkspace;

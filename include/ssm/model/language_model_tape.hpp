@@ -10,7 +10,7 @@ SSM_NAMESPACE_BEGIN
 template <class T>
 struct LanguageModelTape {
   View<accum_t<T>, 4> residual;  // (n_layer + 1, batch, length, d_model)
-  View<T, 4> xz;                 // (n_layer, batch, length, 2 d_inner)
+  View<T, 4> xz;                 // (n_layer, batch, length, in_proj_rows)
   View<T, 4> dt_BC;              // (n_layer, batch, length, dt_rank + 2 d_state)
 
   static LanguageModelTape carve(const LanguageModelConfig& c, index_t batch, index_t length,
@@ -18,7 +18,7 @@ struct LanguageModelTape {
     const MambaConfig& b = c.block;
     LanguageModelTape tape;
     tape.residual = arena.view<accum_t<T>, 4>({c.n_layer + 1, batch, length, b.d_model});
-    tape.xz = arena.view<T, 4>({c.n_layer, batch, length, 2 * b.d_inner});
+    tape.xz = arena.view<T, 4>({c.n_layer, batch, length, in_proj_rows(b)});
     tape.dt_BC = arena.view<T, 4>({c.n_layer, batch, length, b.dt_rank + 2 * b.d_state});
     return tape;
   }
@@ -44,7 +44,7 @@ Status check_shapes(const LanguageModelConfig& c, const LanguageModelTape<T>& ta
   const MambaConfig& b = c.block;
   return Check("LanguageModelTape")
       .shape("residual", tape.residual, {c.n_layer + 1, batch, length, b.d_model})
-      .shape("xz", tape.xz, {c.n_layer, batch, length, 2 * b.d_inner})
+      .shape("xz", tape.xz, {c.n_layer, batch, length, in_proj_rows(b)})
       .shape("dt_BC", tape.dt_BC, {c.n_layer, batch, length, b.dt_rank + 2 * b.d_state})
       .status();
 }

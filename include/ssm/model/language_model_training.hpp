@@ -77,7 +77,8 @@ auto LanguageModel<T, Backend>::carve_training(const Backend& backend, index_t b
   w.dnormed = arena.view<T, 3>(stream);
   w.mixed = arena.view<T, 3>(stream);
   w.dresidual = arena.view<accum_t<T>, 3>(stream);
-  const std::size_t block_bytes = layers_[0].block.training_workspace_bytes(backend, batch, length);
+  const std::size_t block_bytes =
+      Block::training_workspace_bytes(backend, config_.block, batch, length);
   w.block = Arena(arena.allocate<unsigned char>(static_cast<index_t>(block_bytes)), block_bytes);
 
   // All that backward may be asked for, as shapes without data.
@@ -99,10 +100,15 @@ auto LanguageModel<T, Backend>::carve_training(const Backend& backend, index_t b
 
 template <class T, class Backend>
 std::size_t LanguageModel<T, Backend>::training_workspace_bytes(const Backend& backend,
+                                                                const LanguageModelConfig& config,
                                                                 index_t batch,
-                                                                index_t length) const noexcept {
+                                                                index_t length) noexcept {
   Arena counter;
-  if (layers_ != nullptr) carve_training(backend, batch, length, counter);
+  LanguageModel model;
+  model.config_ = config;
+  model.head_ = View<const T, 2>(nullptr, {config.vocab_size, config.block.d_model});
+  model.norm_f_weight_ = View<const T, 1>(nullptr, {config.block.d_model});
+  model.carve_training(backend, batch, length, counter);
   return counter.bytes_needed();
 }
 

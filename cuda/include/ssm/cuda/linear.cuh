@@ -1,7 +1,6 @@
 #pragma once
 
-#include <cublasLt.h>
-
+#include "ssm/cuda/detail/blas.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
 #include "ssm/cuda/detail/launch.cuh"
 #include "ssm/cuda/linear.hpp"
@@ -62,32 +61,6 @@ __global__ void __launch_bounds__(256)
   a.y(token / length, token % length, o) = store_as<TOut>(value);
 }
 
-template <class T>
-constexpr cudaDataType_t blas_type() {
-  if constexpr (std::is_same<T, bf16>::value) return CUDA_R_16BF;
-  if constexpr (std::is_same<T, f16>::value) return CUDA_R_16F;
-  if constexpr (std::is_same<T, double>::value) return CUDA_R_64F;
-  return CUDA_R_32F;
-}
-
-// The descriptors of one product, destroyed with it.
-class BlasProduct {
- public:
-  BlasProduct() = default;
-  BlasProduct(const BlasProduct&) = delete;
-  BlasProduct& operator=(const BlasProduct&) = delete;
-  ~BlasProduct() {
-    if (preference != nullptr) cublasLtMatmulPreferenceDestroy(preference);
-    for (const cublasLtMatrixLayout_t layout : {weight, x, y}) {
-      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
-    }
-    if (operation != nullptr) cublasLtMatmulDescDestroy(operation);
-  }
-  cublasLtMatmulDesc_t operation = nullptr;
-  cublasLtMatrixLayout_t weight = nullptr, x = nullptr, y = nullptr;
-  cublasLtMatmulPreference_t preference = nullptr;
-};
-
 // True if the product was queued; false if cuBLASLt does not take these arguments.
 //
 // Row-major y = x W^T is column-major y^T = W x^T: W enters transposed with its row as the leading
@@ -100,16 +73,12 @@ bool blas_linear(const Cuda& cuda, const LinearArgs<T, TOut>& a) {
   const index_t inputs = a.x.extent(2);
   const index_t outputs = a.weight.extent(0);
   if (cuda.blas == nullptr || inputs == 0) return false;
-  if (a.x.stride(2) != 1 || a.weight.stride(1) != 1 || a.y.stride(2) != 1) return false;
+  const BlasTokens x = blas_tokens(a.x);
+  const BlasTokens y = blas_tokens(a.y);
   const index_t ldw = outputs == 1 ? inputs : a.weight.stride(0);
-  // A token's stride within a row, or between rows of one token each.
-  const bool single = length == 1;
-  const index_t ldx = single && batch > 1 ? a.x.stride(0) : (single ? inputs : a.x.stride(1));
-  const index_t ldy = single && batch > 1 ? a.y.stride(0) : (single ? outputs : a.y.stride(1));
-  if (ldw < inputs || ldx < inputs || ldy < outputs) return false;
-  const bool joined =
-      single || batch == 1 || (a.x.stride(0) == length * ldx && a.y.stride(0) == length * ldy);
-  if (!joined && (a.x.stride(0) < 0 || a.y.stride(0) < length * ldy)) return false;
+  if (!x.possible || !y.possible || a.weight.stride(1) != 1 || ldw < inputs) return false;
+  const bool joined = x.joined && y.joined;
+  if (!joined && (a.x.stride(0) < 0 || a.y.stride(0) < length * y.leading)) return false;
   const index_t columns = joined ? batch * length : length;
   const int count = static_cast<int>(joined ? 1 : batch);
 
@@ -124,91 +93,19 @@ bool blas_linear(const Cuda& cuda, const LinearArgs<T, TOut>& a) {
   }
   const index_t bias_blocks = a.bias.present() ? (a.y.size() + 255) / 256 : 0;
   if (bias_blocks > 0x7fffffff) return false;
-
-  BlasProduct product;
-  const cublasComputeType_t compute =
-      std::is_same<T, double>::value ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
-  const auto ok = [](cublasStatus_t s) { return s == CUBLAS_STATUS_SUCCESS; };
-  const cublasOperation_t transpose = CUBLAS_OP_T;
-  if (!ok(cublasLtMatmulDescCreate(&product.operation, compute, blas_type<Accum>())) ||
-      !ok(cublasLtMatmulDescSetAttribute(product.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
-                                         sizeof(transpose)))) {
-    return false;
-  }
-  const auto layout = [&](cublasLtMatrixLayout_t* made, cudaDataType_t type, index_t rows,
-                          index_t cols, index_t leading, index_t stride) {
-    if (!ok(cublasLtMatrixLayoutCreate(made, type, static_cast<std::uint64_t>(rows),
-                                       static_cast<std::uint64_t>(cols), leading))) {
-      return false;
-    }
-    const std::int64_t step = stride;
-    return ok(cublasLtMatrixLayoutSetAttribute(*made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
-                                               sizeof(count))) &&
-           ok(cublasLtMatrixLayoutSetAttribute(*made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
-                                               &step, sizeof(step)));
-  };
-  if (!layout(&product.weight, blas_type<T>(), inputs, outputs, ldw, 0) ||
-      !layout(&product.x, blas_type<T>(), inputs, columns, ldx, a.x.stride(0)) ||
-      !layout(&product.y, apart ? blas_type<Accum>() : blas_type<TOut>(), outputs, columns,
-              apart ? outputs : ldy, apart ? length * outputs : a.y.stride(0))) {
-    return false;
-  }
-  constexpr std::size_t kMost = std::size_t{32} << 20;
-  const std::size_t left = arena.capacity() - arena.used();
-  const std::size_t bytes = (left < kMost ? left : kMost) / Arena::kAlignment * Arena::kAlignment;
-  void* const workspace = arena.allocate<unsigned char>(static_cast<index_t>(bytes));
-  const std::size_t usable = workspace == nullptr ? 0 : bytes;
-  // What the heuristic may assume of the addresses: the divisors that they have.
-  const auto alignment = [](const void* data) {
-    const auto address = reinterpret_cast<std::uintptr_t>(data);
-    std::uint32_t divisor = 256;
-    while (address % divisor != 0) divisor /= 2;
-    return divisor;
-  };
-  // Partial sums meet in accum_t: the result is rounded once.
-  const std::uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-  const std::uint32_t aligned[] = {alignment(a.weight.data()), alignment(a.x.data()),
-                                   apart ? 64 : alignment(a.y.data())};
-  if (!ok(cublasLtMatmulPreferenceCreate(&product.preference)) ||
-      !ok(cublasLtMatmulPreferenceSetAttribute(
-          product.preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &usable, sizeof(usable))) ||
-      !ok(cublasLtMatmulPreferenceSetAttribute(product.preference,
-                                               CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                               &reductions, sizeof(reductions))) ||
-      !ok(cublasLtMatmulPreferenceSetAttribute(product.preference,
-                                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                                               &aligned[0], sizeof(aligned[0]))) ||
-      !ok(cublasLtMatmulPreferenceSetAttribute(product.preference,
-                                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                                               &aligned[1], sizeof(aligned[1]))) ||
-      !ok(cublasLtMatmulPreferenceSetAttribute(product.preference,
-                                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                                               &aligned[2], sizeof(aligned[2]))) ||
-      !ok(cublasLtMatmulPreferenceSetAttribute(product.preference,
-                                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-                                               &aligned[2], sizeof(aligned[2])))) {
-    return false;
-  }
-  cublasLtMatmulHeuristicResult_t found = {};
-  int results = 0;
-  if (!ok(cublasLtMatmulAlgoGetHeuristic(cuda.blas, product.operation, product.weight, product.x,
-                                         product.y, product.y, product.preference, 1, &found,
-                                         &results)) ||
-      results == 0) {
-    return false;
-  }
-  // A wide y takes the bias first and the product is added to it.
-  const bool onto = a.bias.present() && !apart;
   const auto add_bias = [&] {
     bias_kernel<<<static_cast<unsigned>(bias_blocks), 256, 0, cuda.stream>>>(a, sums);
   };
+
+  const BlasMatrix weight = blas_matrix(a.weight.data(), inputs, outputs, ldw, 0, true);
+  const BlasMatrix tokens = blas_matrix(a.x.data(), inputs, columns, x.leading, a.x.stride(0));
+  const BlasMatrix to = apart ? blas_matrix(sums, outputs, columns, outputs, length * outputs)
+                              : blas_matrix(a.y.data(), outputs, columns, y.leading, a.y.stride(0));
+  // A wide y takes the bias first and the product is added to it. Should cuBLASLt refuse, the
+  // library's own kernel writes y anew.
+  const bool onto = a.bias.present() && !apart;
   if (onto) add_bias();
-  const Accum one = 1;
-  const Accum beta = onto ? Accum(1) : Accum(0);
-  void* const to = apart ? static_cast<void*>(sums) : static_cast<void*>(a.y.data());
-  if (!ok(cublasLtMatmul(cuda.blas, product.operation, &one, a.weight.data(), product.weight,
-                         a.x.data(), product.x, &beta, to, product.y, to, product.y, &found.algo,
-                         workspace, usable, cuda.stream))) {
+  if (!blas_multiply(cuda, weight, tokens, to, onto ? Accum(1) : Accum(0), count, arena)) {
     return false;
   }
   if (apart) add_bias();

@@ -2,7 +2,7 @@
 
 #include <cuda_runtime.h>
 
-#include "ssm/core/status.hpp"
+#include "ssm/core/check.hpp"
 #include "ssm/cuda/context.hpp"
 
 SSM_NAMESPACE_BEGIN
@@ -12,6 +12,11 @@ inline Status cuda_status(const char* operation, cudaError_t error) noexcept {
   if (error == cudaSuccess) return Status::ok();
   return Status::error(ErrorCode::device_error, operation,
                        "launch failed:", cudaGetErrorString(error));
+}
+
+// Ok, or size_overflow if a grid of so many blocks cannot be launched.
+inline Status check_grid(const char* operation, index_t blocks) noexcept {
+  return Check(operation).at_most("grid", blocks, index_t{0x7fffffff}).status();
 }
 
 // A property of the current device. The runtime answers from host memory.

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <cfloat>
+
+#include "ssm/cuda/cross_entropy.hpp"
+#include "ssm/cuda/detail/device_complex.cuh"
+#include "ssm/cuda/detail/launch.cuh"
+
+SSM_NAMESPACE_BEGIN
+namespace detail {
+
+constexpr int kEntropyThreads = 128;
+
+__device__ __forceinline__ float log_of(float x) { return logf(x); }
+__device__ __forceinline__ double log_of(double x) { return log(x); }
+
+// The value that `combine` makes of all threads' values, in every thread and in a fixed order.
+template <class V, class Combine>
+__device__ __forceinline__ V entropy_block(V v, V (&warps)[kEntropyThreads / 32], Combine combine) {
+  for (int m = 16; m >= 1; m /= 2) v = combine(v, __shfl_xor_sync(0xffffffffu, v, m));
+  __syncthreads();  // the last use of `warps` is over
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = warps[0];
+  for (int w = 1; w < kEntropyThreads / 32; ++w) v = combine(v, warps[w]);
+  return v;
+}
+
+// scale = weight, over the number of targets that count for a mean; one block.
+template <class R>
+__global__ void __launch_bounds__(1024)
+    entropy_scale_kernel(const CrossEntropyArgs<R> a, R* scale) {
+  index_t counted = 0;
+  const index_t length = a.targets.extent(1);
+  const index_t tokens = a.targets.extent(0) * length;
+  for (index_t i = threadIdx.x; i < tokens; i += 1024) {
+    counted += a.targets(i / length, i % length) != a.ignore ? 1 : 0;
+  }
+  __shared__ index_t warps[32];
+  for (int m = 16; m >= 1; m /= 2) counted += __shfl_xor_sync(0xffffffffu, counted, m);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = counted;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < 32; ++w) counted += warps[w];
+  const bool mean = a.reduction == Reduction::mean && counted > 0;
+  *scale = mean ? a.weight / static_cast<R>(counted) : a.weight;
+}
+
+// One block per token: its loss without the scale, and dlogits.
+template <class R>
+__global__ void __launch_bounds__(kEntropyThreads)
+    entropy_token_kernel(const CrossEntropyArgs<R> a, bool gradient, const R* scale, R* losses) {
+  __shared__ R warps[kEntropyThreads / 32];
+  const index_t length = a.targets.extent(1);
+  const index_t b = blockIdx.x / length;
+  const index_t t = blockIdx.x % length;
+  const index_t vocabulary = a.logits.extent(2);
+  const index_t target = a.targets(b, t);
+  const bool counts = target != a.ignore;
+  R largest = 0;
+  R sum = 1;
+  if (counts) {
+    // As the reference: a NaN is no maximum, and shows in the sum.
+    largest = a.logits(b, t, 0);
+    for (index_t v = threadIdx.x; v < vocabulary; v += kEntropyThreads) {
+      if (a.logits(b, t, v) > largest) largest = a.logits(b, t, v);
+    }
+    largest = entropy_block(largest, warps, [](R x, R y) { return y > x ? y : x; });
+    sum = 0;
+    for (index_t v = threadIdx.x; v < vocabulary; v += kEntropyThreads) {
+      sum += exp_of(a.logits(b, t, v) - largest);
+    }
+    sum = entropy_block(sum, warps, [](R x, R y) { return x + y; });
+  }
+  if (threadIdx.x == 0) {
+    losses[blockIdx.x] = counts ? log_of(sum) + (largest - a.logits(b, t, target)) : R(0);
+  }
+  if (!gradient) return;
+  __syncthreads();  // dlogits may be logits
+  const bool accumulate = a.inputs == GradMode::accumulate;
+  const R factor = counts ? *scale : R(0);
+  for (index_t v = threadIdx.x; v < vocabulary; v += kEntropyThreads) {
+    R value = 0;
+    if (counts) {
+      value = factor * (exp_of(a.logits(b, t, v) - largest) / sum - R(v == target ? 1 : 0));
+    }
+    R& to = a.dlogits(b, t, v);
+    to = accumulate ? to + value : value;
+  }
+}
+
+template <class R>
+__global__ void __launch_bounds__(1024)
+    entropy_loss_kernel(const CrossEntropyArgs<R> a, const R* scale, const R* losses) {
+  __shared__ R warps[32];
+  const index_t tokens = a.targets.extent(0) * a.targets.extent(1);
+  R sum = 0;
+  for (index_t i = threadIdx.x; i < tokens; i += 1024) sum += losses[i];
+  for (int m = 16; m >= 1; m /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < 32; ++w) sum += warps[w];
+  a.loss(0) = *scale * sum;
+}
+
+}  // namespace detail
+
+template <class R>
+std::size_t scratch_bytes(const Cuda&, const CrossEntropyArgs<R>& a) noexcept {
+  Arena counter;
+  counter.allocate<R>(1);
+  counter.allocate<R>(a.targets.size());
+  return counter.bytes_needed();
+}
+
+template <class R>
+Status cross_entropy(const Cuda& cuda, const CrossEntropyArgs<R>& a, Arena scratch) {
+  const char* const op = "cross_entropy";
+  const index_t tokens = a.targets.size();
+  R* const scale = scratch.allocate<R>(1);
+  R* const losses = scratch.allocate<R>(tokens);
+  Status status = check_shapes(a);
+  if (status) status = scratch.status(op);
+  if (status) status = detail::check_grid(op, tokens);
+  if (!status) return status;
+  detail::entropy_scale_kernel<<<1, 1024, 0, cuda.stream>>>(a, scale);
+  if (tokens > 0) {
+    detail::entropy_token_kernel<<<static_cast<unsigned>(tokens), detail::kEntropyThreads, 0,
+                                   cuda.stream>>>(a, wanted(a.dlogits, a.inputs), scale, losses);
+  }
+  if (a.loss.present()) {
+    detail::entropy_loss_kernel<<<1, 1024, 0, cuda.stream>>>(a, scale, losses);
+  }
+  return detail::cuda_status(op, cudaGetLastError());
+}
+
+SSM_NAMESPACE_END

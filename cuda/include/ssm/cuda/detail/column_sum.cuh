@@ -1,0 +1,90 @@
+#pragma once
+
+#include "ssm/core/arena.hpp"
+#include "ssm/cuda/detail/launch.cuh"
+#include "ssm/ops/grad_mode.hpp"
+
+// Sums over tokens, one per column, in an order fixed by the shape: the gradients of parameters.
+
+SSM_NAMESPACE_BEGIN
+namespace detail {
+
+constexpr int kSumColumns = 32;
+constexpr int kSumRows = 8;
+
+// Tokens are cut into segments of at least 64, and no more segments than keep the shares small.
+inline index_t column_segments(index_t tokens) noexcept {
+  const index_t segments = (tokens + 63) / 64;
+  return segments < 1 ? 1 : (segments > 128 ? 128 : segments);
+}
+
+// The sum over a segment of value(token, column), left in shares[segment, column].
+template <class Value, class R>
+__global__ void __launch_bounds__(kSumColumns* kSumRows)
+    column_share_kernel(const Value value, index_t tokens, index_t columns, index_t segments,
+                        R* shares) {
+  __shared__ R rows[kSumRows][kSumColumns];
+  const int c = static_cast<int>(threadIdx.x) % kSumColumns;
+  const int r = static_cast<int>(threadIdx.x) / kSumColumns;
+  const index_t tiles = (columns + kSumColumns - 1) / kSumColumns;
+  const index_t column = blockIdx.x % tiles * kSumColumns + c;
+  const index_t segment = blockIdx.x / tiles;
+  const index_t size = (tokens + segments - 1) / segments;
+  const index_t begin = segment * size;
+  const index_t end = begin + size < tokens ? begin + size : tokens;
+  R sum = 0;
+  if (column < columns) {
+    for (index_t token = begin + r; token < end; token += kSumRows) sum += value(token, column);
+  }
+  rows[r][c] = sum;
+  __syncthreads();
+  if (r != 0 || column >= columns) return;
+  for (int i = 1; i < kSumRows; ++i) sum += rows[i][c];
+  shares[segment * columns + column] = sum;
+}
+
+// store(column, sum over the segments).
+template <class Store, class R>
+__global__ void __launch_bounds__(128)
+    column_total_kernel(const Store store, index_t columns, index_t segments, const R* shares) {
+  const index_t column = static_cast<index_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (column >= columns) return;
+  R sum = 0;
+  for (index_t s = 0; s < segments; ++s) sum += shares[s * columns + column];
+  store(column, sum);
+}
+
+template <class R>
+R* carve_column_shares(index_t tokens, index_t columns, Arena& arena) noexcept {
+  return arena.allocate<R>(saturating_mul(column_segments(tokens), columns));
+}
+
+// gradient(column) of a parameter, by its mode.
+template <class R>
+struct StoreColumn {
+  R* data;
+  index_t stride;
+  bool accumulate;
+  __device__ void operator()(index_t column, R sum) const {
+    R* const to = data + column * stride;
+    *to = accumulate ? *to + sum : sum;
+  }
+};
+
+template <class R, class Value, class Store>
+Status queue_column_sum(const Cuda& cuda, const char* operation, const Value& value,
+                        const Store& store, index_t tokens, index_t columns, R* shares) {
+  if (columns == 0) return Status::ok();
+  const index_t segments = column_segments(tokens);
+  const index_t blocks = saturating_mul((columns + kSumColumns - 1) / kSumColumns, segments);
+  const Status status = check_grid(operation, blocks);
+  if (!status) return status;
+  column_share_kernel<<<static_cast<unsigned>(blocks), kSumColumns * kSumRows, 0, cuda.stream>>>(
+      value, tokens, columns, segments, shares);
+  column_total_kernel<<<static_cast<unsigned>((columns + 127) / 128), 128, 0, cuda.stream>>>(
+      store, columns, segments, shares);
+  return cuda_status(operation, cudaGetLastError());
+}
+
+}  // namespace detail
+SSM_NAMESPACE_END

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "ssm/cuda/detail/device_math.cuh"
+#include "ssm/cuda/detail/launch.cuh"
+#include "ssm/cuda/residual_add.hpp"
+
+SSM_NAMESPACE_BEGIN
+namespace detail {
+
+template <class T>
+__global__ void __launch_bounds__(256) residual_add_kernel(const ResidualAddArgs<T> a) {
+  const index_t index = static_cast<index_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (index >= a.y.size()) return;
+  const index_t features = a.y.extent(2);
+  const index_t i = index % features;
+  const index_t t = index / features % a.y.extent(1);
+  const index_t b = index / features / a.y.extent(1);
+  a.y(b, t, i) = a.residual(b, t, i) + load_float(a.x(b, t, i));
+}
+
+}  // namespace detail
+
+template <class T>
+Status residual_add(const Cuda& cuda, const ResidualAddArgs<T>& a) {
+  Status status = check_shapes(a);
+  if (!status || a.y.size() == 0) return status;
+  const index_t blocks = (a.y.size() + 255) / 256;
+  status = detail::check_grid("residual_add", blocks);
+  if (!status) return status;
+  detail::residual_add_kernel<<<static_cast<unsigned>(blocks), 256, 0, cuda.stream>>>(a);
+  return detail::cuda_status("residual_add", cudaGetLastError());
+}
+
+SSM_NAMESPACE_END

@@ -1,0 +1,184 @@
+#pragma once
+
+#include "ssm/cuda/detail/column_sum.cuh"
+#include "ssm/cuda/detail/device_complex.cuh"
+#include "ssm/cuda/detail/device_math.cuh"
+#include "ssm/cuda/rms_norm_backward.hpp"
+
+SSM_NAMESPACE_BEGIN
+namespace detail {
+
+// The symbols of RmsNormGradArgs at one element.
+template <class T, class TGrad>
+struct RmsNormGradTerms {
+  using Accum = accum_t<T>;
+  const RmsNormGradArgs<T, TGrad>& a;
+  index_t b, t;
+
+  __device__ Accum dy(index_t i) const { return load_float(a.dy(b, t, i)); }
+  __device__ Accum r(index_t i) const {
+    return a.residual.data() != nullptr ? a.residual(b, t, i) : load_float(a.x(b, t, i));
+  }
+  __device__ Accum z(index_t i) const { return load_float(a.z(b, t, i)); }
+  __device__ Accum gate(index_t i) const {
+    if (a.z.data() == nullptr) return 1;
+    const Accum v = z(i);
+    return v / (Accum(1) + exp_of(-v));
+  }
+  __device__ Accum v(index_t i) const { return a.norm_before_gate ? r(i) : r(i) * gate(i); }
+  __device__ Accum scaled_dy(index_t i) const {
+    return a.weight.data() != nullptr ? dy(i) * load_float(a.weight(i)) : dy(i);
+  }
+  __device__ Accum q(index_t i) const {
+    return a.norm_before_gate ? scaled_dy(i) * gate(i) : scaled_dy(i);
+  }
+};
+
+// A token's term of dweight(i), given 1 / R of each token.
+template <class T, class TGrad>
+struct RmsNormWeightTerm {
+  RmsNormGradArgs<T, TGrad> a;
+  const accum_t<T>* inverse_roots;
+  __device__ accum_t<T> operator()(index_t token, index_t i) const {
+    const index_t length = a.dy.extent(1);
+    const RmsNormGradTerms<T, TGrad> at{a, token / length, token % length};
+    const accum_t<T> n = at.v(i) * inverse_roots[token];
+    return at.dy(i) * n * (a.norm_before_gate ? at.gate(i) : accum_t<T>(1));
+  }
+};
+
+// One warp per token up to 1024 features, else one block: `kWidth` threads.
+template <class T, class TGrad, int kWidth>
+__global__ void __launch_bounds__(256)
+    rms_norm_backward_kernel(const RmsNormGradArgs<T, TGrad> a, accum_t<T>* inverse_roots) {
+  using Accum = accum_t<T>;
+  __shared__ Accum warps[2][8];
+  const index_t length = a.dy.extent(1);
+  const index_t features = a.dy.extent(2);
+  const int first = static_cast<int>(threadIdx.x) % kWidth;
+  const index_t token = static_cast<index_t>(blockIdx.x) * (256 / kWidth) + threadIdx.x / kWidth;
+  if (token >= a.dy.extent(0) * length) return;  // whole warps, and never part of a block of one
+  const RmsNormGradTerms<T, TGrad> at{a, token / length, token % length};
+  Accum square = 0;
+  Accum projection = 0;
+  for (index_t i = first; i < features; i += kWidth) {
+    const Accum v = at.v(i);
+    square += v * v;
+    projection += at.q(i) * v;
+  }
+  for (int m = 16; m >= 1; m /= 2) {
+    square += __shfl_xor_sync(0xffffffffu, square, m);
+    projection += __shfl_xor_sync(0xffffffffu, projection, m);
+  }
+  if constexpr (kWidth > 32) {
+    if (threadIdx.x % 32 == 0) {
+      warps[0][threadIdx.x / 32] = square;
+      warps[1][threadIdx.x / 32] = projection;
+    }
+    __syncthreads();
+    square = projection = 0;
+    for (int w = 0; w < kWidth / 32; ++w) {
+      square += warps[0][w];
+      projection += warps[1][w];
+    }
+  }
+  const Accum count = static_cast<Accum>(features);
+  const Accum inverse = Accum(1) / sqrt(square / count + a.eps);
+  const Accum mean = projection * inverse / count;
+  if (inverse_roots != nullptr && first == 0) inverse_roots[token] = inverse;
+  if (a.inputs == GradMode::ignore) return;
+  const bool accumulate = a.inputs == GradMode::accumulate;
+  for (index_t i = first; i < features; i += kWidth) {
+    const Accum n = at.v(i) * inverse;
+    const Accum dv = (at.q(i) - n * mean) * inverse;
+    Accum dr = a.norm_before_gate ? dv : dv * at.gate(i);
+    if (a.dz.data() != nullptr && a.z.data() != nullptr) {
+      const Accum dgate = a.norm_before_gate ? at.scaled_dy(i) * n : dv * at.r(i);
+      const Accum z = at.z(i);
+      const Accum sigma = Accum(1) / (Accum(1) + exp_of(-z));
+      const Accum dz = dgate * (sigma * (Accum(1) + z * (Accum(1) - sigma)));
+      TGrad& to = a.dz(at.b, at.t, i);
+      to = store_as<TGrad>(accumulate ? load_float(to) + dz : dz);
+    }
+    if (a.dr_later.data() != nullptr) dr += a.dr_later(at.b, at.t, i);
+    if (a.dresidual.data() != nullptr) {
+      Accum& to = a.dresidual(at.b, at.t, i);
+      to = accumulate ? to + dr : dr;
+    }
+    if (a.dx.data() != nullptr) {
+      TGrad& to = a.dx(at.b, at.t, i);
+      to = store_as<TGrad>(accumulate ? load_float(to) + dr : dr);
+    }
+  }
+}
+
+template <class T, class TGrad>
+struct RmsNormScratch {
+  accum_t<T>* inverse_roots = nullptr;
+  accum_t<T>* shares = nullptr;
+  static RmsNormScratch carve(const RmsNormGradArgs<T, TGrad>& a, Arena& arena) noexcept {
+    RmsNormScratch s;
+    if (!wanted(a.dweight, a.parameters)) return s;
+    const index_t tokens = saturating_mul(a.dy.extent(0), a.dy.extent(1));
+    s.inverse_roots = arena.allocate<accum_t<T>>(tokens);
+    s.shares = carve_column_shares<accum_t<T>>(tokens, a.dy.extent(2), arena);
+    return s;
+  }
+};
+
+}  // namespace detail
+
+template <class T, class TGrad>
+std::size_t scratch_bytes(const Cuda&, const RmsNormGradArgs<T, TGrad>& a) noexcept {
+  Arena counter;
+  detail::RmsNormScratch<T, TGrad>::carve(a, counter);
+  return counter.bytes_needed();
+}
+
+template <class T, class TGrad>
+Status rms_norm_backward(const Cuda& cuda, const RmsNormGradArgs<T, TGrad>& a, Arena scratch) {
+  const char* const op = "rms_norm_backward";
+  Status status = check_shapes(a);
+  if (!status) return status;
+  const auto carved = detail::RmsNormScratch<T, TGrad>::carve(a, scratch);
+  const index_t tokens = saturating_mul(a.dy.extent(0), a.dy.extent(1));
+  const index_t features = a.dy.extent(2);
+  const bool narrow = features <= 1024;
+  const index_t blocks = narrow ? (tokens + 7) / 8 : tokens;
+  status = scratch.status(op);
+  if (status) status = detail::check_grid(op, blocks);
+  if (!status) return status;
+  const bool weights = wanted(a.dweight, a.parameters);
+  const auto inputs = [&](GradMode mode, accum_t<T>* inverse_roots) {
+    RmsNormGradArgs<T, TGrad> part = a;
+    part.inputs = mode;
+    const auto grid = static_cast<unsigned>(blocks);
+    if (grid == 0) return;
+    if (narrow) {
+      detail::rms_norm_backward_kernel<T, TGrad, 32>
+          <<<grid, 256, 0, cuda.stream>>>(part, inverse_roots);
+    } else {
+      detail::rms_norm_backward_kernel<T, TGrad, 256>
+          <<<grid, 256, 0, cuda.stream>>>(part, inverse_roots);
+    }
+  };
+  // dweight reads dy, which dx may replace: then the roots are computed on their own first.
+  const bool replaces =
+      weights && a.inputs != GradMode::ignore && a.dx.present() &&
+      static_cast<const void*>(a.dx.data()) == static_cast<const void*>(a.dy.data());
+  if (weights || a.inputs != GradMode::ignore) {
+    inputs(replaces ? GradMode::ignore : a.inputs, carved.inverse_roots);
+  }
+  if (weights) {
+    const detail::StoreColumn<accum_t<T>> store{a.dweight.data(), a.dweight.stride(0),
+                                                a.parameters == GradMode::accumulate};
+    status = detail::queue_column_sum(cuda, op,
+                                      detail::RmsNormWeightTerm<T, TGrad>{a, carved.inverse_roots},
+                                      store, tokens, features, carved.shares);
+    if (status && replaces) inputs(a.inputs, nullptr);
+  }
+  if (status) status = detail::cuda_status(op, cudaGetLastError());
+  return status;
+}
+
+SSM_NAMESPACE_END
