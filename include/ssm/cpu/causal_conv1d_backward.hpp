@@ -35,6 +35,7 @@ class VectorConv1dBackward {
   using Accum = accum_t<T>;
   using V = Vec<Accum>;
   using Args = CausalConv1dGradArgs<T>;
+  static constexpr index_t kAhead = 8;
 
   explicit VectorConv1dBackward(const Args& args) noexcept
       : a_(args),
@@ -118,7 +119,16 @@ class VectorConv1dBackward {
     }
     const T* x = token(f_.x, range, d);
     const T* dy = token(a_.dy, range, d);
+    const bool wants_dx = wanted(a_.dx, a_.inputs);
+    const T* dx = wants_dx ? token(a_.dx, range, d) : x;
     for (index_t t = 0; t < length; ++t) {
+      // The rows are far apart: the hardware does not see the next ones coming.
+      prefetch(x + kAhead * f_.x.stride(1));
+      prefetch(dy + kAhead * a_.dy.stride(1));
+      if (wants_dx) {
+        prefetch(dx + kAhead * a_.dx.stride(1));
+        dx += a_.dx.stride(1);
+      }
       w.u[width - 1] = load_strided<V>(x, f_.x.stride(2), n);
       V e = load_strided<V>(dy, a_.dy.stride(2), n);
       if (f_.silu) {
