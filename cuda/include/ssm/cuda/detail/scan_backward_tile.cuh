@@ -73,6 +73,23 @@ __device__ __forceinline__ int state_of(int j, int slot, int s) {
   return j + Shape::kLanes * (s ^ (slot & (Shape::kStates - 1)));
 }
 
+// From the states j + kLanes s to those of state_of().
+template <class Shape>
+__device__ __forceinline__ void reorder_states(float (&v)[Shape::kStates], int slot) {
+#pragma unroll
+  for (int bit = 1; bit < Shape::kStates; bit *= 2) {
+    const bool swap = (slot & bit) != 0;
+#pragma unroll
+    for (int s = 0; s < Shape::kStates; ++s) {
+      if ((s & bit) != 0) continue;
+      const float low = v[s];
+      const float high = v[s | bit];
+      v[s] = swap ? high : low;
+      v[s | bit] = swap ? low : high;
+    }
+  }
+}
+
 // Where B or C of one token and state lies in shared memory: four tokens of a state make a unit of
 // 16 bytes, and the units of a lane's states are neighbours, so that the lanes that a load serves
 // at once, of one j and different slots, meet in no bank.
@@ -253,7 +270,7 @@ __device__ __forceinline__ void load_tokens(const float* from, float (&to)[kCoun
 
 // The forward sweep.
 template <class T, int kLanes, int kStates, bool kChunked>
-__global__ void __launch_bounds__(128, 6)
+__global__ void __launch_bounds__(128, kChunked ? 5 : 6)
     scan_backward_states_kernel(const ScanBackwardTileParams<T> q) {
   using Shape = ScanBackwardShape<kLanes, kStates>;
   constexpr int kRow = Shape::kRow;
@@ -292,7 +309,7 @@ __global__ void __launch_bounds__(128, 6)
   float A2[kStates], h[kStates], product[kStates], gradient[kStates];
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = state_of<Shape>(j, slot, s);
+    const int n = j + kLanes * s;
     A2[s] = h[s] = gradient[s] = 0.0f;
     product[s] = 1.0f;
     if (lane_exists && n < p.d_state) {
@@ -362,7 +379,7 @@ __global__ void __launch_bounds__(128, 6)
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
         float b[4], c[4];
-        const int from = coefficient_at<Shape>(state_of<Shape>(j, slot, s), t0);
+        const int from = coefficient_at<Shape>(j + kLanes * s, t0);
         load_tokens(s_B + from, b);
         if constexpr (kChunked) load_tokens(s_B + Shape::kPadded * kTile + from, c);
 #pragma unroll
@@ -388,7 +405,7 @@ __global__ void __launch_bounds__(128, 6)
   const index_t chunk_row = at.sequence * p.chunks + at.chunk;
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = state_of<Shape>(j, slot, s);
+    const int n = j + kLanes * s;
     if (n >= p.d_state) continue;
     const index_t to = (chunk_row * p.d_state + n) * p.channels + d;
     q.chunk_state[to] = h[s];
@@ -630,6 +647,7 @@ __global__ void __launch_bounds__(128, 3)
   __syncthreads();
   for (index_t tile = tiles - 1; tile >= 0; --tile) {
     if (tile > 0) fetch(tile - 1);
+    reorder_states<Shape>(state, slot);  // not where they are loaded: that would wait for them
     float h[kStates];
 #pragma unroll
     for (int s = 0; s < kStates; ++s) {
