@@ -131,10 +131,30 @@ TYPED_TEST(RealMathTest, SigmoidAndSiluSaturateWithoutNan) {
   EXPECT_EQ(ssm::sigmoid(TypeParam(0)), TypeParam(0.5));
   EXPECT_EQ(ssm::silu(kMax), kMax);
   EXPECT_EQ(ssm::silu(-kMax), TypeParam(0));
-  EXPECT_EQ(ssm::silu(TypeParam(-1000)), TypeParam(0));
+  EXPECT_EQ(ssm::silu(TypeParam(-5000)), TypeParam(0));
+  EXPECT_EQ(ssm::silu(-kInfinity), TypeParam(0));
+  EXPECT_EQ(ssm::silu(kInfinity), kInfinity);
   EXPECT_LE(this->worst([](TypeParam x) { return ssm::silu(x); },
                         [](LongComplex x) { return x / (LongComplex(1) + std::exp(-x)); }),
             64);
+}
+
+// Where e^-x overflows and x e^x is still a number: x e^x is the value to the last bit but for the
+// few ulps of e^x.
+TYPED_TEST(RealMathTest, SiluKeepsItsDigitsWhereTheExponentialOverflows) {
+  using Limits = std::numeric_limits<TypeParam>;
+  const TypeParam edge = -std::log(Limits::max());
+  for (const double below : {-0.5, 0.0, 0.25, 1.0, 2.0, 4.0, 8.0, 14.0}) {
+    const TypeParam x = edge - TypeParam(below);
+    const long double wide = static_cast<long double>(x);
+    const long double wanted = wide * std::exp(wide);
+    const long double spacing = std::max<long double>(
+        std::abs(wanted) * static_cast<long double>(Limits::epsilon()), Limits::denorm_min());
+    EXPECT_TRUE(std::abs(static_cast<long double>(ssm::silu(x)) - wanted) <=
+                spacing * 4 * std::abs(wide))
+        << x << ": " << ssm::silu(x);
+    EXPECT_NE(ssm::silu(x), TypeParam(0)) << x;
+  }
 }
 
 TYPED_TEST(RealMathTest, NanPassesThrough) {

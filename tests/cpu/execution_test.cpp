@@ -317,7 +317,10 @@ std::vector<std::vector<unsigned char>> outcome(Gradients<T> g, const ssm::Paral
                                                 ssm::BRule rule, ssm::ScanMode mode) {
   const ssm::Cpu cpu{parallel};
   g.allocate(cpu, rule, mode);
+  double squares = 0;
+  for (const auto value : g.p.residual) squares += static_cast<double>(value) * value;
   EXPECT_TRUE(g.run(cpu, rule, mode));
+  EXPECT_TRUE(std::abs(g.squares - squares) <= 1e-12 * squares) << g.squares << " " << squares;
   return {bytes_of(g.dx),
           bytes_of(g.ddt),
           bytes_of(g.dz),

@@ -94,6 +94,34 @@ W wide_phi1(W x) {
   return x == 0 ? W(1) : std::expm1(x) / x;
 }
 
+template <class W>
+W wide_sigmoid(W x) {
+  return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x));
+}
+template <class W>
+W wide_softplus_derivative(W x) {
+  return x > 20 ? W(1) : wide_sigmoid(x);
+}
+// Relative to the larger of its two terms: it crosses zero near -1.28.
+template <class T>
+void silu_derivative_is_exact(T first, T last, T step) {
+  for (T z = first; z <= last; z += step) {
+    T lanes[Vec<T>::kWidth];
+    silu_derivative(Vec<T>(z)).store(lanes);
+    const long double s = wide_sigmoid<long double>(z);
+    const long double rest = wide_sigmoid<long double>(-z);
+    const long double wanted = s * (1 + z * rest);
+    const long double size = s * (1 + std::abs(z) * rest);
+    const long double error = std::abs(static_cast<long double>(lanes[0]) - wanted);
+    const long double allowed = 8 * std::numeric_limits<T>::epsilon() * size;
+    EXPECT_TRUE(error <= allowed + std::numeric_limits<T>::min()) << z;
+  }
+}
+template <class W>
+W wide_phi1_derivative(W x) {
+  return ssm::phi1_derivative(x);
+}
+
 // Without a fused multiply-add a polynomial step rounds twice.
 constexpr bool kFused = SSM_SIMD_AVX512 || SSM_SIMD_AVX2 || SSM_SIMD_NEON;
 constexpr long double kExpBound = kFused ? 1.0L : 1.3L;
@@ -142,6 +170,19 @@ TEST(Float, Silu) {
                         [](double x) { return wide_silu(x); })),
                     kBound);
 }
+TEST(Float, SoftplusDerivative) {
+  SSM_EXPECT_WITHIN((walk<float, double>(
+                        kFloatStride, kLargest, [](auto x) { return softplus_derivative(x); },
+                        [](double x) { return wide_softplus_derivative(x); })),
+                    kBound);
+}
+TEST(Float, SiluDerivative) { silu_derivative_is_exact<float>(-110, 30, float(0.00390625)); }
+TEST(Float, Phi1Derivative) {
+  SSM_EXPECT_WITHIN((walk<float, double>(
+                        kFloatStride, 80.0f, [](auto x) { return phi1_derivative(x); },
+                        [](double x) { return wide_phi1_derivative(x); })),
+                    8.0L);
+}
 TEST(Float, Exp2Bounded) {
   SSM_EXPECT_WITHIN((walk<float, double>(
                         397, 126.0f, [](auto x) { return exp2_bounded(x); },
@@ -178,6 +219,20 @@ TEST(Double, Silu) {
                         kDoubleStride, kLargestDouble, [](auto x) { return silu(x); },
                         [](long double x) { return wide_silu(x); })),
                     kBound);
+}
+TEST(Double, SoftplusDerivative) {
+  SSM_EXPECT_WITHIN(
+      (walk<double, long double>(
+          kDoubleStride, kLargestDouble, [](auto x) { return softplus_derivative(x); },
+          [](long double x) { return wide_softplus_derivative(x); })),
+      kBound);
+}
+TEST(Double, SiluDerivative) { silu_derivative_is_exact<double>(-110, 30, double(0.00390625)); }
+TEST(Double, Phi1Derivative) {
+  SSM_EXPECT_WITHIN((walk<double, long double>(
+                        kDoubleStride, 600.0, [](auto x) { return phi1_derivative(x); },
+                        [](long double x) { return wide_phi1_derivative(x); })),
+                    8.0L);
 }
 TEST(Double, Exp2Bounded) {
   SSM_EXPECT_WITHIN((walk<double, long double>(
@@ -221,6 +276,12 @@ TYPED_TEST(Limits, InfinityZeroAndNan) {
   EXPECT_EQ(first_lane(silu(up)), infinity);
   EXPECT_EQ(first_lane(silu(down)), T(0));
   EXPECT_EQ(first_lane(silu(zero)), T(0));
+  EXPECT_EQ(first_lane(silu_derivative(up)), T(1));
+  EXPECT_EQ(first_lane(silu_derivative(down)), T(0));
+  EXPECT_EQ(first_lane(silu_derivative(zero)), T(0.5));
+  EXPECT_EQ(first_lane(softplus_derivative(up)), T(1));
+  EXPECT_EQ(first_lane(softplus_derivative(down)), T(0));
+  EXPECT_EQ(first_lane(phi1_derivative(zero)), T(0.5));
   // NaN of either sign, with and without a payload whose bits could end up in an exponent.
   for (Bits<T> payload : {Bits<T>(0), Bits<T>(1), Bits<T>(0x155)}) {
     for (const T sign : {T(1), T(-1)}) {
@@ -232,6 +293,9 @@ TYPED_TEST(Limits, InfinityZeroAndNan) {
       EXPECT_TRUE(std::isnan(first_lane(phi1(nan))));
       EXPECT_TRUE(std::isnan(first_lane(softplus(nan))));
       EXPECT_TRUE(std::isnan(first_lane(silu(nan))));
+      EXPECT_TRUE(std::isnan(first_lane(silu_derivative(nan))));
+      EXPECT_TRUE(std::isnan(first_lane(softplus_derivative(nan))));
+      EXPECT_TRUE(std::isnan(first_lane(phi1_derivative(nan))));
     }
   }
 }

@@ -47,6 +47,7 @@ TYPED_TEST(VecTest, ArithmeticIsLaneByLane) {
   const auto least = lanes_of(min(a, b));
   const auto most = lanes_of(max(a, b));
   const auto magnitude = lanes_of(abs(a));
+  const auto root = lanes_of(sqrt(a * a));
   const auto chosen = lanes_of(Vec<T>::select(less(a, Vec<T>(T(0))), a, b));
   const auto chosen_equal = lanes_of(Vec<T>::select(equal(a, Vec<T>(T(-3))), a, b));
   const auto chosen_le = lanes_of(Vec<T>::select(less_equal(a, Vec<T>(T(-3))), a, b));
@@ -58,6 +59,7 @@ TYPED_TEST(VecTest, ArithmeticIsLaneByLane) {
     const auto k = static_cast<std::size_t>(i);
     EXPECT_EQ(added[k], x + y);
     EXPECT_EQ(subtracted[k], x - y);
+    EXPECT_EQ(root[k], std::abs(x));
     EXPECT_EQ(multiplied[k], x * y);
     EXPECT_EQ(divided[k], x / y);
     EXPECT_EQ(fused[k], x * y + T(5));
@@ -121,6 +123,20 @@ TYPED_TEST(VecTest, PartialAndStridedAccessTouchNothingElse) {
       EXPECT_EQ(memory, expected) << "n " << n << " stride " << stride;
     }
   }
+}
+
+TYPED_TEST(VecTest, AddSums4AddsTheLanesOfEach) {
+  using T = TypeParam;
+  const Vec<T> v[4] = {ramp<T>(1, 2), ramp<T>(-3, 1), ramp<T>(10, -4), ramp<T>(0, 3)};
+  T sums[6] = {-1, 1, 2, 3, 4, -1};
+  ssm::detail::add_sums4(v, sums + 1);
+  for (int k = 0; k < 4; ++k) {
+    T wanted = static_cast<T>(k + 1);
+    for (const T lane : lanes_of(v[k])) wanted += lane;
+    EXPECT_EQ(sums[k + 1], wanted);
+  }
+  EXPECT_EQ(sums[0], T(-1));
+  EXPECT_EQ(sums[5], T(-1));
 }
 
 TYPED_TEST(VecTest, Deinterleave4TakesColumns) {

@@ -191,6 +191,24 @@ TYPED_TEST_P(SelectiveScanBackwardSuite, LengthsAroundTileEdges) {
   }
 }
 
+// Long enough for a backend that cuts few channels into chunks to do so, at every number of states
+// that it may spread over lanes in its own way.
+TYPED_TEST_P(SelectiveScanBackwardSuite, LongSequencesOfAnyNumberOfStates) {
+  for (const index_t d_state : {3, 4, 8, 12, 16, 20, 32, 40}) {
+    for (const bool reverse : {false, true}) {
+      ScanGradCase c;
+      c.scan.batch = 2;
+      c.scan.channels = 5;
+      c.scan.d_state = d_state;
+      c.scan.groups_b = c.scan.groups_c = 1;
+      c.scan.length = 611;
+      c.scan.reverse = reverse;
+      c.final_gradient = true;
+      this->check(c);
+    }
+  }
+}
+
 TYPED_TEST_P(SelectiveScanBackwardSuite, AnyStrides) {
   for (const Layout layout : kAllLayouts) {
     for (const bool constant : {false, true}) {
@@ -465,7 +483,7 @@ TYPED_TEST_P(SelectiveScanBackwardSuite, BadArgumentsAreNamedAndNothingIsWritten
 REGISTER_TYPED_TEST_SUITE_P(SelectiveScanBackwardSuite, BaseCaseInEveryMode, EveryOptionOnAndOff,
                             CombinationsOfOptions, IgnoreOverwriteAccumulate, EachGradientAlone,
                             ChannelsBatchesAndStatesOfAnySize, GroupsOfAnySize,
-                            LengthsAroundTileEdges, AnyStrides,
+                            LengthsAroundTileEdges, LongSequencesOfAnyNumberOfStates, AnyStrides,
                             AnySplitWithCarriedStateEqualsTheWhole, PackedSequencesResetTheState,
                             PaddingIsNeitherReadNorWritten, NothingToDoPassesTheStatesGradientOn,
                             SoftplusOnBothSidesOfTwenty, ExtremeStepSizes,

@@ -35,10 +35,16 @@ T sigmoid(const T& x) {
   return T(1) / (T(1) + exp(-x));
 }
 
-// silu(x) = x sigma(x) = x / (1 + e^-x): -0 once e^-x overflows, x at +infinity, NaN at -infinity.
+// silu(x) = x sigma(x) = x / (1 + e^-x), below zero as (x t) t / (1 + t^2) with t = e^(x/2):
+// neither does e^-x overflow nor does x e^x lose digits to a denormal e^x. x at +infinity, -0 at
+// -infinity.
 template <class T>
 T silu(const T& x) {
   using std::exp;
+  if (x < T(0)) {
+    const T t = exp(x / T(2));
+    return t == T(0) ? T(-t) : T(x * t * t / (T(1) + t * t));
+  }
   return x / (T(1) + exp(-x));
 }
 

@@ -78,37 +78,38 @@ SSM_CPU_DETAIL_END
 
 SSM_CPU_NAMESPACE_BEGIN
 
-// Bytes of the Arena for cross_entropy: the loss of each position.
-template <class R>
-std::size_t scratch_bytes(const Cpu&, const CrossEntropyArgs<R>& a) noexcept {
-  Arena counter;
-  counter.allocate<R>(saturating_mul(a.targets.extent(0), a.targets.extent(1)));
-  return counter.bytes_needed();
-}
-
 // The cross-entropy and its gradient on the CPU; see CrossEntropyArgs for the equations. A task is
-// a position. No allocation. On a bad argument, a target outside the vocabulary among them, it
-// returns a Status and writes nothing.
+// a run of positions, at most 256 of them, each with a partial sum of the loss. No allocation, no
+// workspace. On a bad argument, a target outside the vocabulary among them, it returns a Status and
+// writes nothing.
 template <class R>
-Status cross_entropy(const Cpu& cpu, const CrossEntropyArgs<R>& a, Arena workspace) noexcept {
+Status cross_entropy(const Cpu& cpu, const CrossEntropyArgs<R>& a, Arena) noexcept {
   Status status = check_shapes(a);
   if (status.is_ok()) status = check_values(a);
-  const index_t length = a.targets.extent(1);
-  const index_t positions = saturating_mul(a.targets.extent(0), length);
-  R* const losses = workspace.allocate<R>(positions);
-  if (status.is_ok()) status = workspace.status("cross_entropy");
   if (!status.is_ok()) return status;
 
+  const index_t length = a.targets.extent(1);
+  const index_t positions = a.targets.extent(0) * length;
   index_t counted = 0;
   for (index_t i = 0; i < positions; ++i) counted += a.targets(i / length, i % length) != a.ignore;
   const R scale = a.reduction == Reduction::sum || counted == 0
                       ? a.weight
                       : a.weight / R(static_cast<double>(counted));
-  cpu.parallel.for_each(positions, [&](index_t i) noexcept {
-    losses[i] = detail::cross_entropy_row(a, i / length, i % length, scale);
+  constexpr index_t kMaxTasks = 256;
+  R partial[kMaxTasks];
+  const index_t positions_per_task = (positions + kMaxTasks - 1) / kMaxTasks;
+  const index_t tasks =
+      positions == 0 ? 0 : (positions + positions_per_task - 1) / positions_per_task;
+  cpu.parallel.for_each(tasks, [&](index_t task) noexcept {
+    const index_t end = std::min((task + 1) * positions_per_task, positions);
+    R sum(0);
+    for (index_t i = task * positions_per_task; i < end; ++i) {
+      sum += detail::cross_entropy_row(a, i / length, i % length, scale);
+    }
+    partial[task] = sum;
   });
   R loss(0);
-  for (index_t i = 0; i < positions; ++i) loss += losses[i];
+  for (index_t task = 0; task < tasks; ++task) loss += partial[task];
   if (a.loss.present()) a.loss(0) = scale * loss;
   return status;
 }

@@ -755,23 +755,40 @@ class ScalarScan {
 };
 
 // A bound on |A|, infinity if A holds a NaN; negative if some value of A is positive. One pass over
-// A for every call, of a single token too, hence in vectors.
+// A for every call, of a single token too, hence in vectors, four chains of them abreast.
 template <class R>
 R decay_magnitude(View<const R, 2> A) noexcept {
   using V = Vec<R>;
   if (A.stride(0) < A.stride(1)) A = A.transpose(0, 1);
-  V least(R(0));
-  V sound(R(1));
+  constexpr int kChains = 4;
+  V least[kChains];
+  V sound[kChains];
+  for (int k = 0; k < kChains; ++k) {
+    least[k] = V(R(0));
+    sound[k] = V(R(1));
+  }
+  const auto look = [](V v, V& low, V& good) noexcept {
+    good = V::select(less_equal(v, V(R(0))), good, V(R(0)));
+    low = min(v, low);
+  };
   for (index_t i = 0; i < A.extent(0); ++i) {
     const R* const row = A.data() + i * A.stride(0);
-    for (index_t j = 0; j < A.extent(1); j += V::kWidth) {
+    index_t j = 0;
+    if (A.stride(1) == 1) {
+      for (; j + kChains * V::kWidth <= A.extent(1); j += kChains * V::kWidth) {
+        for (int k = 0; k < kChains; ++k) {
+          look(V::load(row + j + k * V::kWidth), least[k], sound[k]);
+        }
+      }
+    }
+    for (; j < A.extent(1); j += V::kWidth) {
       const int lanes = static_cast<int>(std::min<index_t>(V::kWidth, A.extent(1) - j));
-      const V v = load_strided<V>(row + j * A.stride(1), A.stride(1), lanes);
-      sound = V::select(less_equal(v, V(R(0))), sound, V(R(0)));
-      least = min(v, least);
+      look(load_strided<V>(row + j * A.stride(1), A.stride(1), lanes), least[0], sound[0]);
     }
   }
-  if (V::all(equal(sound, V(R(1))))) return max_lane(V(R(0)) - least);
+  const V low = min(min(least[0], least[1]), min(least[2], least[3]));
+  const V good = min(min(sound[0], sound[1]), min(sound[2], sound[3]));
+  if (V::all(equal(good, V(R(1))))) return max_lane(V(R(0)) - low);
   return state_matrix_decays(A) ? std::numeric_limits<R>::infinity() : R(-1);
 }
 

@@ -7,13 +7,6 @@
 
 SSM_CPU_DETAIL_BEGIN
 
-// Elements of a task, whose squares are one partial sum.
-inline constexpr index_t kSquaresTask = 8192;
-
-inline index_t squares_tasks(index_t size) noexcept {
-  return (size + kSquaresTask - 1) / kSquaresTask;
-}
-
 // Eight chains of additions, which a compiler may put into registers side by side.
 template <class R>
 double squares_of(const R* x, index_t stride, index_t count) noexcept {
@@ -37,27 +30,23 @@ SSM_CPU_DETAIL_END
 
 SSM_CPU_NAMESPACE_BEGIN
 
-// Bytes of the Arena for sum_of_squares: a partial sum of every 8192 elements.
+// The sum of squares on the CPU; see SumOfSquaresArgs. A task is a run of elements, at most 256 of
+// them, each with a partial sum. No allocation, no workspace. On a bad argument it returns a Status
+// and writes nothing.
 template <class R>
-std::size_t scratch_bytes(const Cpu&, const SumOfSquaresArgs<R>& a) noexcept {
-  Arena counter;
-  counter.allocate<double>(detail::squares_tasks(a.x.extent(0)));
-  return counter.bytes_needed();
-}
-
-// The sum of squares on the CPU; see SumOfSquaresArgs. No allocation. On a bad argument it returns
-// a Status and writes nothing.
-template <class R>
-Status sum_of_squares(const Cpu& cpu, const SumOfSquaresArgs<R>& a, Arena workspace) noexcept {
-  Status status = check_shapes(a);
-  const index_t tasks = detail::squares_tasks(a.x.extent(0));
-  double* const partial = workspace.allocate<double>(tasks);
-  if (status) status = workspace.status("sum_of_squares");
+Status sum_of_squares(const Cpu& cpu, const SumOfSquaresArgs<R>& a, Arena) noexcept {
+  const Status status = check_shapes(a);
   if (!status || a.mode == GradMode::ignore) return status;
+  constexpr index_t kMaxTasks = 256;
+  constexpr index_t kSmallestTask = 4096;
+  double partial[kMaxTasks];
+  const index_t size = a.x.extent(0);
+  const index_t step = std::max((size + kMaxTasks - 1) / kMaxTasks, kSmallestTask);
+  const index_t tasks = (size + step - 1) / step;
   cpu.parallel.for_each(tasks, [&](index_t task) noexcept {
-    const index_t begin = task * detail::kSquaresTask;
-    const index_t count = std::min(detail::kSquaresTask, a.x.extent(0) - begin);
-    partial[task] = detail::squares_of(a.x.data() + begin * a.x.stride(0), a.x.stride(0), count);
+    const index_t begin = task * step;
+    partial[task] = detail::squares_of(a.x.data() + begin * a.x.stride(0), a.x.stride(0),
+                                       std::min(step, size - begin));
   });
   double sum = a.mode == GradMode::accumulate ? a.sum(0) : 0;
   for (index_t task = 0; task < tasks; ++task) sum += partial[task];

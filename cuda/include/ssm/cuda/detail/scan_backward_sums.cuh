@@ -86,6 +86,7 @@ __global__ void __launch_bounds__(256) scan_token_sum_kernel(const ScanTokenSum<
   const index_t t = token % p.length;
   if (p.lengths != nullptr && t >= p.lengths[row * p.lengths_stride]) return;
   Z sum = {};
+#pragma unroll 8  // loads in flight
   for (index_t slice = 0; slice < p.slices; ++slice) sum = sum + p.shares[slice * all + i];
   const index_t g = i % per_token / p.d_state;
   const index_t n = i % p.d_state;
@@ -122,8 +123,9 @@ __global__ void __launch_bounds__(128) scan_row_sum_kernel(const ScanRowSum<Z> p
   const index_t first = i / p.states;
   const index_t n = i % p.states;
   Z sum = {};
-  for (index_t row = 0; row < p.rows; ++row) {
-    for (index_t m = 0; m < p.members; ++m) {
+  for (index_t m = 0; m < p.members; ++m) {
+#pragma unroll 8  // loads in flight
+    for (index_t row = 0; row < p.rows; ++row) {
       sum = sum + p.shares[((row * p.count + first) * p.members + m) * p.states + n];
     }
   }

@@ -7,17 +7,15 @@
 // scan_tile.cuh a block owns kBlockChannels channels, a channel's states are spread over kLanes
 // lanes of kStates registers, and the block walks tiles of kTile tokens. Two sweeps:
 //
-//   forwards   h <- a h + (delta x) B; the state before each tile goes to scratch, 4 d_state /
-//   kTile
-//              bytes per element;
-//   backwards  tile after tile from the last: a_t h_{t-1} of the tile stays in registers, then
-//   (with
-//              a_t computed once more: the special-function unit has time, registers are short)
-//                g <- g + e C;  s1 = sum_n g B;  s2 = sum_n g A a h_{t-1};  dA += delta g a
-//                h_{t-1}; g delta x and e h, summed over the block's channels, are its share of dB
-//                and dC; g <- a g;
-//              and per element dx = D e + delta s1, ddelta = s2 + x s1, dz = dy silu'(z) (C h + D
-//              x).
+//   forwards   h <- a h + (delta x) B; the state before each tile goes to scratch,
+//              4 d_state / kTile bytes per element;
+//   backwards  tile after tile from the last: a_t h_{t-1} of the tile stays in registers, a_t is
+//              computed once more (kept as well, it spills registers: 12 % slower), and
+//                g <- g + e C;  s1 = sum_n g B;  s2 = sum_n g A a h_{t-1};
+//                dA += delta g a h_{t-1};  g delta x and e h, summed over the block's channels,
+//                are its share of dB and dC;  g <- a g;
+//              per element dx = D e + delta s1, ddelta = s2 + x s1 and
+//              dz = dy silu'(z) (C h + D x).
 //
 // Few channels in long sequences are cut into chunks. The forward sweep then starts every chunk
 // from zero and also carries P_t = a_t ... a_first and G = sum_t P_t e_t C_t, what the chunk adds
@@ -68,38 +66,45 @@ struct ScanBackwardShape {
                 "a thread's elements are whole and of one channel");
 };
 
-// Sums of v[i] over the lanes that differ in the low log2(kWidth) bits. While a lane has two
-// values, half of them go to the partner; afterwards the lane `slot` of these holds, in v[r], the
-// value of index summed_index(slot, r).
-template <int kCount, int kWidth, int kBit = 1>
-__device__ __forceinline__ void slot_sum(float (&v)[kCount], int slot) {
-  if constexpr (kBit < kWidth) {
-    constexpr int kLeft = kCount / kBit;  // values that a lane still holds
-    if constexpr (kLeft > 1) {
-      const bool upper = (slot & kBit) != 0;
-#pragma unroll
-      for (int r = 0; r < kLeft / 2; ++r) {
-        const float low = v[r];
-        const float high = v[r + kLeft / 2];
-        const float keep = upper ? high : low;
-        const float send = upper ? low : high;
-        v[r] = keep + __shfl_xor_sync(0xffffffffu, send, kBit);
-      }
-    } else {
-      v[0] += __shfl_xor_sync(0xffffffffu, v[0], kBit);
-    }
-    slot_sum<kCount, kWidth, kBit * 2>(v, slot);
-  }
+// The state that register s of a lane holds. Lanes of neighbouring slots hold their states in
+// different orders, so that in state_sums() what a lane gives away has the same registers in all.
+template <class Shape>
+__device__ __forceinline__ int state_of(int j, int slot, int s) {
+  return j + Shape::kLanes * (s ^ (slot & (Shape::kStates - 1)));
 }
-template <int kCount, int kWidth>
-__device__ __forceinline__ int summed_index(int slot, int r) {
-  int index = r;
-  int left = kCount;
-  for (int bit = 1; bit < kWidth && left > 1; bit *= 2) {
-    left /= 2;
-    if ((slot & bit) != 0) index += left;
+
+// Where B or C of one token and state lies in shared memory: four tokens of a state make a unit of
+// 16 bytes, and the units of a lane's states are neighbours, so that the lanes that a load serves
+// at once, of one j and different slots, meet in no bank.
+template <class Shape>
+__device__ __forceinline__ int coefficient_at(int n, int token) {
+  const int unit = n % Shape::kLanes * Shape::kStates + n / Shape::kLanes;
+  return (token / 4 * Shape::kPadded + unit) * 4 + token % 4;
+}
+
+// The sums of dB and of dC over the slots of a warp, each state's in one lane: of the state that
+// register 0 holds, dB in dB[0] and dC in dC[0] if there are as many slots as states, else one of
+// them in dB[0], dC in the lanes with the bit kStates of the slot. Further slots hold copies.
+template <class Shape, int kHalf = Shape::kStates / 2>
+__device__ __forceinline__ void state_sums(float (&dB)[Shape::kStates], float (&dC)[Shape::kStates],
+                                           int slot) {
+  if constexpr (kHalf >= 1) {
+#pragma unroll
+    for (int r = 0; r < kHalf; ++r) {
+      dB[r] += __shfl_xor_sync(0xffffffffu, dB[r + kHalf], kHalf);
+      dC[r] += __shfl_xor_sync(0xffffffffu, dC[r + kHalf], kHalf);
+    }
+    state_sums<Shape, kHalf / 2>(dB, dC, slot);
+  } else if constexpr (Shape::kSlots > Shape::kStates) {
+    const bool takes_C = (slot & Shape::kStates) != 0;
+    const float keep = takes_C ? dC[0] : dB[0];
+    const float send = takes_C ? dB[0] : dC[0];
+    dB[0] = keep + __shfl_xor_sync(0xffffffffu, send, Shape::kStates);
+#pragma unroll
+    for (int bit = 2 * Shape::kStates; bit < Shape::kSlots; bit *= 2) {
+      dB[0] += __shfl_xor_sync(0xffffffffu, dB[0], bit);
+    }
   }
-  return index;
 }
 
 // Where a block stands: its channels and tokens. Tokens count along the scan.
@@ -217,13 +222,13 @@ struct ScanCoefficients {
       at[i] += tiles * tile_step[i];
     }
   }
-  // Rows of tokens: B of state n in row n, C in row kPadded + n.
-  __device__ __forceinline__ void store(float* rows) const {
+  // As coefficient_at() says, C after B.
+  __device__ __forceinline__ void store(float* to) const {
 #pragma unroll
     for (int i = 0; i < Shape::kCoefficients; ++i) {
       if (index(i) >= 2 * kOfOne) continue;
       const int which = index(i) / kOfOne;
-      rows[(which * Shape::kPadded + state(i)) * Shape::kRow + token(i)] = load_float(v[i]);
+      to[which * kOfOne + coefficient_at<Shape>(state(i), token(i))] = load_float(v[i]);
     }
   }
 };
@@ -248,14 +253,14 @@ __device__ __forceinline__ void load_tokens(const float* from, float (&to)[kCoun
 
 // The forward sweep.
 template <class T, int kLanes, int kStates, bool kChunked>
-__global__ void __launch_bounds__(128, kChunked ? 5 : 6)
+__global__ void __launch_bounds__(128, 6)
     scan_backward_states_kernel(const ScanBackwardTileParams<T> q) {
   using Shape = ScanBackwardShape<kLanes, kStates>;
   constexpr int kRow = Shape::kRow;
   constexpr int kTile = Shape::kTile;
   constexpr int kBlockChannels = Shape::kBlockChannels;
   const ScanTileParams<T>& p = q.forward;
-  __shared__ float4 memory[(3 * kBlockChannels + 2 * Shape::kPadded) * kRow / 4];
+  __shared__ float4 memory[(3 * kBlockChannels * kRow + 2 * Shape::kPadded * kTile) / 4];
   float* const s_delta = reinterpret_cast<float*>(memory);
   float* const s_input = s_delta + kBlockChannels * kRow;
   float* const s_e = s_input + kBlockChannels * kRow;
@@ -287,7 +292,7 @@ __global__ void __launch_bounds__(128, kChunked ? 5 : 6)
   float A2[kStates], h[kStates], product[kStates], gradient[kStates];
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = j + kLanes * s;
+    const int n = state_of<Shape>(j, slot, s);
     A2[s] = h[s] = gradient[s] = 0.0f;
     product[s] = 1.0f;
     if (lane_exists && n < p.d_state) {
@@ -357,8 +362,9 @@ __global__ void __launch_bounds__(128, kChunked ? 5 : 6)
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
         float b[4], c[4];
-        load_tokens(s_B + (j + kLanes * s) * kRow + t0, b);
-        if constexpr (kChunked) load_tokens(s_B + (Shape::kPadded + j + kLanes * s) * kRow + t0, c);
+        const int from = coefficient_at<Shape>(state_of<Shape>(j, slot, s), t0);
+        load_tokens(s_B + from, b);
+        if constexpr (kChunked) load_tokens(s_B + Shape::kPadded * kTile + from, c);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float a = exp2_fast(delta[i] * A2[s]);
@@ -382,7 +388,7 @@ __global__ void __launch_bounds__(128, kChunked ? 5 : 6)
   const index_t chunk_row = at.sequence * p.chunks + at.chunk;
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = j + kLanes * s;
+    const int n = state_of<Shape>(j, slot, s);
     if (n >= p.d_state) continue;
     const index_t to = (chunk_row * p.d_state + n) * p.channels + d;
     q.chunk_state[to] = h[s];
@@ -404,24 +410,47 @@ __global__ void __launch_bounds__(128)
   const index_t n = blockIdx.y;
   const float A2 = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
   const index_t next = static_cast<index_t>(p.d_state) * p.channels;
+  constexpr int kAhead = 8;  // loads in flight: the chain itself is one instruction per chunk
   for (index_t sequence = blockIdx.z; sequence < p.sequences; sequence += gridDim.z) {
     const index_t first = (sequence * p.chunks * p.d_state + n) * p.channels + d;
+    float* const state = q.chunk_state + first;
+    float* const gradient = q.chunk_gradient + first;
     const float* const delta = q.chunk_delta + sequence * p.chunks * p.channels + d;
     float h = p.h0 == nullptr
                   ? 0.0f
                   : p.h0[sequence * p.h0_stride[0] + d * p.h0_stride[1] + n * p.h0_stride[2]];
-    for (index_t c = 0; c < p.chunks; ++c) {
-      const float end = q.chunk_state[first + c * next];
-      q.chunk_state[first + c * next] = h;
-      h = fmaf(exp2_fast(A2 * delta[c * p.channels]), h, end);
+    for (int c0 = 0; c0 < p.chunks; c0 += kAhead) {
+      float end[kAhead], decay[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (c0 + i >= p.chunks) continue;
+        end[i] = state[(c0 + i) * next];
+        decay[i] = exp2_fast(A2 * delta[(c0 + i) * p.channels]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (c0 + i >= p.chunks) continue;
+        state[(c0 + i) * next] = h;
+        h = fmaf(decay[i], h, end[i]);
+      }
     }
     float g = q.dh_last == nullptr ? 0.0f
                                    : q.dh_last[sequence * q.dh_last_stride[0] +
                                                d * q.dh_last_stride[1] + n * q.dh_last_stride[2]];
-    for (index_t c = p.chunks - 1; c >= 0; --c) {
-      const float begin = q.chunk_gradient[first + c * next];
-      q.chunk_gradient[first + c * next] = g;
-      g = fmaf(exp2_fast(A2 * delta[c * p.channels]), g, begin);
+    for (int c0 = p.chunks - 1; c0 >= 0; c0 -= kAhead) {
+      float begin[kAhead], decay[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (c0 < i) continue;
+        begin[i] = gradient[(c0 - i) * next];
+        decay[i] = exp2_fast(A2 * delta[(c0 - i) * p.channels]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (c0 < i) continue;
+        gradient[(c0 - i) * next] = g;
+        g = fmaf(decay[i], g, begin[i]);
+      }
     }
   }
 }
@@ -439,12 +468,14 @@ __global__ void __launch_bounds__(128, 3)
   constexpr int kBlockChannels = Shape::kBlockChannels;
   constexpr int kTokenStep = Shape::kTokenStep;
   constexpr int kRows = kBlockChannels * kRow;
-  constexpr int kKept = kElements * Shape::kThreads;
+  constexpr int kThreads = Shape::kThreads;
+  constexpr int kKept = kElements * kThreads;
   const ScanTileParams<T>& p = q.forward;
-  // delta, delta x, e; C h, g B and g A a h summed over the states; what the elements keep for the
-  // end of the tile: x, d delta / d dt, dy silu'(z) and silu(z); B and C; shares of dB and dC.
+  // delta, delta x, e; C h, g B and g A a h summed over the states; what a thread keeps of its
+  // elements until the end of the tile, as registers are short: x, d delta / d dt, silu(z),
+  // dy silu'(z); B and C; shares of dB and dC.
   __shared__ float4
-      memory[(6 * kRows + 4 * kKept + 2 * kPadded * kRow + Shape::kWarps * kTile * 2 * kPadded) /
+      memory[(6 * kRows + 4 * kKept + 2 * kPadded * kTile + Shape::kWarps * kTile * 2 * kPadded) /
              4];
   float* const s_delta = reinterpret_cast<float*>(memory);
   float* const s_input = s_delta + kRows;
@@ -454,10 +485,10 @@ __global__ void __launch_bounds__(128, 3)
   float* const s_gA = s_gB + kRows;
   float* const s_x = s_gA + kRows;
   float* const s_slope = s_x + kKept;
-  float* const s_dz = s_slope + kKept;
-  float* const s_gate = s_dz + kKept;
-  float* const s_B = s_gate + kKept;
-  float* const s_share = s_B + 2 * kPadded * kRow;  // (warps, tokens, B before C, states)
+  float* const s_gate = s_slope + kKept;
+  float* const s_dz = s_gate + kKept;
+  float* const s_B = s_dz + kKept;
+  float* const s_share = s_B + 2 * kPadded * kTile;  // (warps, tokens, B before C, states)
 
   const ScanBackwardPlace at = scan_backward_place<Shape>(p);
   const int tid = static_cast<int>(threadIdx.x);
@@ -488,7 +519,7 @@ __global__ void __launch_bounds__(128, 3)
   float A2[kStates], g[kStates], dA[kStates], entering[kStates];
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = j + kLanes * s;
+    const int n = state_of<Shape>(j, slot, s);
     A2[s] = g[s] = dA[s] = entering[s] = 0.0f;
     if (!lane_exists || n >= p.d_state) continue;
     A2[s] = p.A[lane_d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
@@ -564,30 +595,29 @@ __global__ void __launch_bounds__(128, 3)
     for (int i = 0; i < kElements; ++i) {
       const int token = token0 + i * kTokenStep;
       const int to = channel * kRow + token;
+      const int kept = i * kThreads + tid;
       const float biased = load_float(dt.v[i]) + bias;
       const float x_value = load_float(x.v[i]);
-      const float gradient = load_float(dy.v[i]);
       float delta = biased;
       float slope = 1.0f;
       if (p.delta_softplus) {
         delta = softplus_fast(biased);
         slope = sigmoid_fast(biased);
       }
-      float e = gradient;
+      float e = load_float(dy.v[i]);
       if (gated) {
         const float z_value = load_float(z.v[i]);
         const float sigma = sigmoid_fast(z_value);
-        const float gate = z_value * sigma;
-        e = gradient * gate;
-        s_gate[i * Shape::kThreads + tid] = gate;
-        s_dz[i * Shape::kThreads + tid] = gradient * sigma * fmaf(z_value, 1.0f - sigma, 1.0f);
+        s_gate[kept] = z_value * sigma;
+        s_dz[kept] = e * sigma * fmaf(z_value, 1.0f - sigma, 1.0f);
+        e *= z_value * sigma;
       }
       if (tile * kTile + token >= at.tokens) delta = 0.0f;
+      s_x[kept] = x_value;
+      s_slope[kept] = slope;
       s_delta[to] = delta;
       s_input[to] = delta * x_value;
       s_e[to] = e;
-      s_x[i * Shape::kThreads + tid] = x_value;
-      s_slope[i * Shape::kThreads + tid] = slope;
     }
     coefficients.store(s_B);
   };
@@ -618,8 +648,9 @@ __global__ void __launch_bounds__(128, 3)
 #pragma unroll
         for (int s = 0; s < kStates; ++s) {
           float b[4], c[4];
-          load_tokens(s_B + (j + kLanes * s) * kRow + t0, b);
-          load_tokens(s_B + (kPadded + j + kLanes * s) * kRow + t0, c);
+          const int from = coefficient_at<Shape>(state_of<Shape>(j, slot, s), t0);
+          load_tokens(s_B + from, b);
+          load_tokens(s_B + kPadded * kTile + from, c);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int t = t0 + i;
@@ -644,13 +675,14 @@ __global__ void __launch_bounds__(128, 3)
         load_tokens(s_e + lane_channel * kRow + t0, e);
 #pragma unroll
         for (int s = 0; s < kStates; ++s) {
-          load_tokens(s_B + (j + kLanes * s) * kRow + t0, b[s]);
-          load_tokens(s_B + (kPadded + j + kLanes * s) * kRow + t0, c[s]);
+          const int from = coefficient_at<Shape>(state_of<Shape>(j, slot, s), t0);
+          load_tokens(s_B + from, b[s]);
+          load_tokens(s_B + kPadded * kTile + from, c[s]);
         }
 #pragma unroll
         for (int i = kGroup - 1; i >= 0; --i) {
           const int t = t0 + i;
-          float share[2 * kStates];
+          float dB[kStates], dC[kStates];
 #pragma unroll
           for (int s = 0; s < kStates; ++s) {
             g[s] = fmaf(e[i], c[s][i], g[s]);
@@ -658,18 +690,18 @@ __global__ void __launch_bounds__(128, 3)
             gB[t] = s == 0 ? g[s] * b[s][i] : fmaf(g[s], b[s][i], gB[t]);
             gA[t] = s == 0 ? A2[s] * by_A : fmaf(A2[s], by_A, gA[t]);
             dA[s] = fmaf(delta[i], by_A, dA[s]);
-            share[s] = g[s] * input[i];
-            share[kStates + s] = e[i] * fmaf(input[i], b[s][i], decayed[t][s]);
+            dB[s] = g[s] * input[i];
+            dC[s] = e[i] * fmaf(input[i], b[s][i], decayed[t][s]);
             g[s] *= exp2_fast(delta[i] * A2[s]);
           }
-          slot_sum<2 * kStates, kSlots>(share, slot);
-          constexpr int kHeld = 2 * kStates > kSlots ? 2 * kStates / kSlots : 1;
-#pragma unroll
-          for (int r = 0; r < kHeld; ++r) {
-            const int index = summed_index<2 * kStates, kSlots>(slot, r);
-            const int n = (index < kStates ? 0 : kPadded) + j + kLanes * (index % kStates);
-            // With more slots than values, several slots hold the same one.
-            if (slot < 2 * kStates) s_share[(warp * kTile + t) * 2 * kPadded + n] = share[r];
+          state_sums<Shape>(dB, dC, slot);
+          float* const to =
+              s_share + (warp * kTile + t) * 2 * kPadded + state_of<Shape>(j, slot, 0);
+          if constexpr (kSlots == kStates) {
+            to[0] = dB[0];
+            to[kPadded] = dC[0];
+          } else if (slot < 2 * kStates) {
+            to[(slot & kStates) != 0 ? kPadded : 0] = dB[0];
           }
         }
       }
@@ -689,13 +721,13 @@ __global__ void __launch_bounds__(128, 3)
       const int token = token0 + i * kTokenStep;
       if (!exists || token >= left) continue;
       const int from = channel * kRow + token;
-      const float x_value = s_x[i * Shape::kThreads + tid];
+      const int kept = i * kThreads + tid;
+      const float x_value = s_x[kept];
       const float e = s_e[from];
       const float sum_y = fmaf(D, x_value, s_y[from]);
       const float sum_gB = s_gB[from];
       const float dx = fmaf(D, e, s_delta[from] * sum_gB);
-      const float ddt =
-          fmaf(x_value, sum_gB, s_gA[from] * kLn2) * s_slope[i * Shape::kThreads + tid];
+      const float ddt = fmaf(x_value, sum_gB, s_gA[from] * kLn2) * s_slope[kept];
       dD = fmaf(e, x_value, dD);
       dbias += ddt;
       const auto store = [&](const TileCursor<Shape, T>& to, float value) {
@@ -703,10 +735,9 @@ __global__ void __launch_bounds__(128, 3)
       };
       store(dx_to, dx);
       store(ddt_to, ddt);
-      if (dz_to.at != nullptr) store(dz_to, s_dz[i * Shape::kThreads + tid] * sum_y);
+      if (gated) store(dz_to, s_dz[kept] * sum_y);
       if (y_to.at != nullptr) {
-        y_to.at[i * y_to.token_step] =
-            store_as<T>(gated ? sum_y * s_gate[i * Shape::kThreads + tid] : sum_y);
+        y_to.at[i * y_to.token_step] = store_as<T>(gated ? sum_y * s_gate[kept] : sum_y);
       }
     }
     for (TileCursor<Shape, T>* const to : {&dx_to, &ddt_to, &dz_to, &y_to}) {
@@ -732,7 +763,7 @@ __global__ void __launch_bounds__(128, 3)
 
 #pragma unroll
   for (int s = 0; s < kStates; ++s) {
-    const int n = j + kLanes * s;
+    const int n = state_of<Shape>(j, slot, s);
     if (!lane_exists || n >= p.d_state) continue;
     if (q.shares.dA != nullptr) {
       q.shares.dA[(chunk_row * p.channels + lane_d) * p.d_state + n] = dA[s];
