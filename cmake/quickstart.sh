@@ -1,7 +1,7 @@
 #!/bin/sh
 # The first ten minutes on a fresh Debian or Ubuntu machine:
 #
-#   sh cmake/quickstart.sh demo               install what is missing, build, generate tokens
+#   sh cmake/quickstart.sh demo               install what is missing, build, write some text
 #   sh cmake/quickstart.sh test               install what is missing, build, run the tests
 #   sh cmake/quickstart.sh setup [packages…]  only install what is missing, and the packages named
 #
@@ -118,10 +118,10 @@ demo() {
     -DSSM_BUILD_TESTS=OFF -DSSM_BUILD_EXAMPLES=ON
   say "building examples/generate"
   cmake --build build-quickstart/demo --parallel "$(jobs)" --target generate
-  say "generating greedily with the small checkpoint in tests/golden/mamba1_dev (random weights, so
-   the tokens mean nothing; they are the ones that Hugging Face transformers generates from it)"
-  exec build-quickstart/demo/examples/generate/generate tests/golden/mamba1_dev \
-    --ignore-eos --tokens 24 53 17 47 47 13 35 7 42
+  say "writing text with examples/generate/model, a byte-level Mamba that examples/train trained on
+   the King James Bible"
+  exec build-quickstart/demo/examples/generate/generate --prompt 'Ge1:1 In the beginning ' \
+    --tokens 400 --seed 1
 }
 
 run_tests() {
