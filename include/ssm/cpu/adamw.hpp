@@ -20,20 +20,9 @@ Status adamw(const Cpu& cpu, const AdamWArgs<T>& a) noexcept {
   }
   if (!status) return status;
 
-  const double count = static_cast<double>(a.step(0).number);
-  const double rate = a.step(0).learning_rate;
-  double clip = 1;
-  if (a.square_norm.present()) {
-    const double limit = a.max_norm / (std::sqrt(a.square_norm(0)) + 1e-6);
-    if (!(limit >= 1)) clip = limit;
-  }
-  const V c(static_cast<Accum>(clip));
-  const V decay(static_cast<Accum>(rate * a.weight_decay));
-  const V mix1(static_cast<Accum>(1 - a.beta1));
-  const V mix2(static_cast<Accum>(1 - a.beta2));
-  const V scale(static_cast<Accum>(rate / (1 - std::pow(a.beta1, count))));
-  const V correction(static_cast<Accum>(1 / std::sqrt(1 - std::pow(a.beta2, count))));
-  const V eps(static_cast<Accum>(a.eps));
+  const AdamWFactors<Accum> f = adamw_factors(a);
+  const V c(f.clip), decay(f.decay), scale(f.scale), correction(f.correction);
+  const V mix1(f.mix1), mix2(f.mix2), eps(f.eps);
   constexpr index_t kTask = 4096;
   const index_t size = a.parameter.extent(0);
   cpu.parallel.for_each((size + kTask - 1) / kTask, [&](index_t task) noexcept {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+
 #include "ssm/core/check.hpp"
 #include "ssm/core/dtype.hpp"
 
@@ -60,6 +62,32 @@ Status check_shapes(const AdamWArgs<T>& a) noexcept {
       .greater("eps", a.eps, 0.0)
       .at_least("weight_decay", a.weight_decay, 0.0);
   return check.status();
+}
+
+// What all elements of one step share: c, lr weight_decay, lr / (1 - beta1^k), 1 / sqrt(1 -
+// beta2^k), the weights of the new gradient in the moments, and eps. Powers and norm in double. A
+// NaN norm makes c NaN.
+template <class Accum>
+struct AdamWFactors {
+  Accum clip, decay, scale, correction, mix1, mix2, eps;
+};
+template <class T>
+SSM_HOST_DEVICE AdamWFactors<accum_t<T>> adamw_factors(const AdamWArgs<T>& a) {
+  using Accum = accum_t<T>;
+  const AdamWStep step = a.step(0);
+  const double count = static_cast<double>(step.number);
+  double clip = 1;
+  if (a.square_norm.data() != nullptr) {
+    const double limit = a.max_norm / (std::sqrt(a.square_norm(0)) + 1e-6);
+    if (!(limit >= 1)) clip = limit;
+  }
+  return {static_cast<Accum>(clip),
+          static_cast<Accum>(step.learning_rate * a.weight_decay),
+          static_cast<Accum>(step.learning_rate / (1 - std::pow(a.beta1, count))),
+          static_cast<Accum>(1 / std::sqrt(1 - std::pow(a.beta2, count))),
+          static_cast<Accum>(1 - a.beta1),
+          static_cast<Accum>(1 - a.beta2),
+          static_cast<Accum>(a.eps)};
 }
 
 // Chosen only when the backend's own header is missing.

@@ -19,27 +19,14 @@ Status adamw(Reference, const AdamWArgs<T>& a) {
   }
   if (!status) return status;
 
-  const double count = static_cast<double>(a.step(0).number);
-  const double rate = a.step(0).learning_rate;
-  double clip = 1;
-  if (a.square_norm.present()) {
-    const double limit = a.max_norm / (std::sqrt(a.square_norm(0)) + 1e-6);
-    if (!(limit >= 1)) clip = limit;
-  }
-  const Accum c = static_cast<Accum>(clip);
-  const Accum decay = static_cast<Accum>(rate * a.weight_decay);
-  const Accum mix1 = static_cast<Accum>(1 - a.beta1);
-  const Accum mix2 = static_cast<Accum>(1 - a.beta2);
-  const Accum scale = static_cast<Accum>(rate / (1 - std::pow(a.beta1, count)));
-  const Accum correction = static_cast<Accum>(1 / std::sqrt(1 - std::pow(a.beta2, count)));
-  const Accum eps = static_cast<Accum>(a.eps);
+  const AdamWFactors<Accum> f = adamw_factors(a);
   for (index_t i = 0; i < a.parameter.extent(0); ++i) {
     Accum w = a.master.present() ? a.master(i) : widen(a.parameter(i));
-    const Accum g = c * a.gradient(i);
-    a.m(i) += mix1 * (g - a.m(i));
-    a.v(i) += mix2 * (g * g - a.v(i));
-    w -= decay * w;
-    w -= scale * a.m(i) / (std::sqrt(a.v(i)) * correction + eps);
+    const Accum g = f.clip * a.gradient(i);
+    a.m(i) += f.mix1 * (g - a.m(i));
+    a.v(i) += f.mix2 * (g * g - a.v(i));
+    w -= f.decay * w;
+    w -= f.scale * a.m(i) / (std::sqrt(a.v(i)) * f.correction + f.eps);
     if (a.master.present()) a.master(i) = w;
     a.parameter(i) = narrow<T>(w);
   }

@@ -32,6 +32,14 @@ struct ConvGradParams {
     at.exists = t >= at.range.begin && t < at.range.end;
     return at;
   }
+  // Batch row, token and channel of the thread's element, channels fastest.
+  struct Element {
+    index_t b, t, d;
+  };
+  __device__ __forceinline__ Element element(index_t index) const {
+    const index_t channels = a.forward.x.extent(2);
+    return {index / channels / length, index / channels % length, index % channels};
+  }
   // u_k of a sequence's channel: the carried state, then the tokens.
   __device__ __forceinline__ Accum u(const ConvToken& at, index_t k, index_t d) const {
     const index_t history = a.forward.weight.extent(1) - 1;
@@ -49,10 +57,7 @@ __global__ void __launch_bounds__(256) conv_output_gradient_kernel(const ConvGra
   const CausalConv1dArgs<T>& f = p.a.forward;
   const index_t index = static_cast<index_t>(blockIdx.x) * 256 + threadIdx.x;
   if (index >= p.e.size()) return;
-  const index_t channels = f.x.extent(2);
-  const index_t d = index % channels;
-  const index_t t = index / channels % p.length;
-  const index_t b = index / channels / p.length;
+  const auto [b, t, d] = p.element(index);
   const ConvToken at = p.token(b, t);
   Accum e = 0;
   if (at.exists) {
@@ -77,10 +82,7 @@ __global__ void __launch_bounds__(256) conv_input_gradient_kernel(const ConvGrad
   const CausalConv1dArgs<T>& f = p.a.forward;
   const index_t index = static_cast<index_t>(blockIdx.x) * 256 + threadIdx.x;
   if (index >= p.e.size()) return;
-  const index_t channels = f.x.extent(2);
-  const index_t d = index % channels;
-  const index_t t = index / channels % p.length;
-  const index_t b = index / channels / p.length;
+  const auto [b, t, d] = p.element(index);
   const ConvToken at = p.token(b, t);
   if (!at.exists) return;
   const index_t width = f.weight.extent(1);
