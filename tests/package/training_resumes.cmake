@@ -52,8 +52,8 @@ foreach(name IN ITEMS INDUCTION_HEADS SELECTIVE_COPYING BYTES)
   ssm_refuse("was written with seed '1', must be '2'" ${run} --steps 6 --seed 2 --resume
              --checkpoint ${name}_two)
   # At another length, from the parameters of the first training.
-  ssm_run("steps 0 to 2 of 1 x 2 x 40 tokens" ${run} --length 40 --steps 2 --from ${name}_one)
-  ssm_refuse("embeddings.weight is .*, must be" ${run} --d-model 9 --steps 2 --from ${name}_one)
+  ssm_run("steps 0 to 3 of 1 x 2 x 40 tokens" ${run} --length 40 --steps 3 --from ${name}_one)
+  ssm_refuse("embeddings.weight is .*, must be" ${run} --d-model 9 --steps 3 --from ${name}_one)
   ssm_refuse("must be f32" ${run} --dtype f16)
   ssm_refuse("'--step' is not understood" ${run} --step 6)
   ssm_refuse("--batch is '0', must be" ${run} --batch 0)
