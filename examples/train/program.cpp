@@ -18,6 +18,8 @@ Flags::Flags(Options* o) {
   add("--layers", &o->layers, "Mamba blocks");
   add("--d-model", &o->d_model, "width of the model");
   add("--d-state", &o->d_state, "states of a channel");
+  add("--dt-rank", &o->dt_rank, "rank of dt's projection; 0: a sixteenth of --d-model", 0);
+  add("--untied", &o->untied, "a head of its own, not the embedding");
   add("--lr", &o->lr, "learning rate at its peak");
   add("--schedule", &o->schedule, "of the learning rate after the warm-up: constant or cosine");
   add("--warmup", &o->warmup, "steps of the warm-up", 0);
@@ -117,6 +119,8 @@ LearnerConfig learner_config(const Options& o, ssm::index_t vocabulary) {
   ssm::TrainingConfig& t = config.training;
   t.model.block = ssm::mamba_config(o.d_model);
   t.model.block.d_state = o.d_state;
+  if (o.dt_rank > 0) t.model.block.dt_rank = o.dt_rank;
+  t.model.tie_embeddings = !o.untied;
   t.model.n_layer = o.layers;
   t.model.vocab_size = vocabulary;
   t.optimizer.weight_decay = o.weight_decay;

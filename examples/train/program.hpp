@@ -24,6 +24,7 @@ struct Options {
   ssm::index_t layers = 2;
   ssm::index_t d_model = 64;
   ssm::index_t d_state = 16;
+  ssm::index_t dt_rank = 0;  // 0: ceil(d_model / 16)
   ssm::index_t warmup = 0;
   ssm::index_t threads = 0;
   ssm::index_t log_every = 100;
@@ -35,6 +36,7 @@ struct Options {
   double beta2 = 0.95;
   double seconds = 0;  // 0: no limit
   double target = 0;   // 0: train for all steps
+  bool untied = false;
   bool resume = false;
 };
 
@@ -47,9 +49,8 @@ class Flags {
   void add(const char* name, ssm::index_t* value, const char* help, ssm::index_t least = 1);
   void add(const char* name, double* value, const char* help);
   void add(const char* name, bool* value, const char* help);
-  void add_target(double* value);
 
-  // 0 to go on; otherwise the program's exit code plus one, after --help or a message.
+  // Whether to go on; if not, after --help or a message, *exit_code is the program's.
   bool parse(int argc, char** argv, const char* about, int* exit_code) const;
 
  private:
