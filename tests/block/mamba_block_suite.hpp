@@ -274,10 +274,55 @@ TYPED_TEST_P(MambaBlockSuite, WorkspaceIsExactlyWhatIsAskedFor) {
                                   ssm::Arena(memory.data() + offset, bytes - 64)));
 }
 
+// Continuous batching: rows come and go, their states stay where they are.
+TYPED_TEST_P(MambaBlockSuite, StepChoosesItsStates) {
+  using T = typename TypeParam::T;
+  const BlockUnderTest<TypeParam> test(small_config());
+  const auto x = test.random_input(3, 1);
+  const ssm::View<const T, 2> rows = x.view().select(1, 0);
+  auto pool = test.random_state(5);
+  const auto untouched = test.random_state(5);
+  auto expected = test.random_state(5);
+  ssm::OwnedWorkspace scratch(test.block.workspace_bytes(test.backend, 3, 1));
+  ssm::Owned<T, 2> y({3, 12}), wanted({3, 12});
+  const ssm::index_t slots[] = {4, -1, 1};
+  for (const ssm::index_t row : {0, 2}) {
+    SSM_EXPECT_OK(test.block.step(test.backend, rows.slice(0, row, 1),
+                                  wanted.view().slice(0, row, 1),
+                                  expected.state.rows(slots[row], 1), scratch.arena()));
+  }
+  SSM_EXPECT_OK(test.block.step(test.backend, rows, y.view(), pool.state, scratch.arena(),
+                                ssm::View<const ssm::index_t, 1>(slots, {3})));
+  for (const ssm::index_t row : {0, 2}) {
+    for (ssm::index_t i = 0; i < 12; ++i) {
+      EXPECT_EQ(static_cast<double>(y.view()(row, i)), static_cast<double>(wanted.view()(row, i)));
+    }
+  }
+  EXPECT_EQ(flat(pool.state.ssm), flat(expected.state.ssm));
+  EXPECT_EQ(flat(pool.state.conv), flat(expected.state.conv));
+  for (const ssm::index_t slot : {0, 2, 3}) {
+    EXPECT_EQ(flat(pool.state.ssm.slice(0, slot, 1)), flat(untouched.state.ssm.slice(0, slot, 1)));
+  }
+
+  const auto before = flat(pool.state.ssm);
+  const auto step = [&](std::vector<ssm::index_t> chosen) {
+    const ssm::Status status =
+        test.block.step(test.backend, rows, y.view(), pool.state, scratch.arena(),
+                        ssm::View<const ssm::index_t, 1>(
+                            chosen.data(), {static_cast<ssm::index_t>(chosen.size())}));
+    EXPECT_EQ(flat(pool.state.ssm), before);
+    return std::string(status.message().text);
+  };
+  EXPECT_EQ(step({0, 1, 5}), "MambaBlock::step: slots value is 5, must be at most 4");
+  EXPECT_EQ(step({0, -2, 1}), "MambaBlock::step: slots value is -2, must be at least -1");
+  EXPECT_EQ(step({0, 1}), "MambaBlock::step: slots.extent(0) is 2, must equal 3");
+}
+
 REGISTER_TYPED_TEST_SUITE_P(MambaBlockSuite, EqualsTheOracle, LongSequencesEqualTheOracle,
                             EverySplitOfForwardIsTheWhole, StepsEqualForward,
                             PackedSequencesAreSeparate, PaddingIsLeftAlone, NaNStaysInItsRow,
                             TakesStridedAndOverlaidViews, NoTokensLeaveTheStateAsItWas,
-                            BadInputIsNamedAndNothingIsWritten, WorkspaceIsExactlyWhatIsAskedFor);
+                            BadInputIsNamedAndNothingIsWritten, WorkspaceIsExactlyWhatIsAskedFor,
+                            StepChoosesItsStates);
 
 }  // namespace ssm_test

@@ -1,21 +1,16 @@
-#include <cublasLt.h>
-#include <cuda_runtime_api.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "block/block_under_test.hpp"
-#include "cuda/device_target.hpp"
+#include "cuda/pinned.hpp"
 #include "golden/read.hpp"
 #include "ssm/cuda/causal_conv1d.hpp"
 #include "ssm/cuda/embedding.hpp"
 #include "ssm/cuda/graph.cuh"
 #include "ssm/cuda/linear.hpp"
+#include "ssm/cuda/mamba_step.hpp"
 #include "ssm/cuda/rms_norm.hpp"
 #include "ssm/cuda/selective_scan.hpp"
 #include "ssm/cuda/state_matrix.hpp"
@@ -25,71 +20,11 @@
 #include "ssm/owned.hpp"
 
 // Checkpoints and outputs of `transformers` (tests/golden/README.md) and the trained keyword
-// spotter (shared/real/README.md) through the CUDA backend. Everything lies in pinned memory, which
-// host and device reach under one address; the stream is waited for before the host looks.
+// spotter (shared/real/README.md) through the CUDA backend.
 namespace ssm_test {
 namespace {
 
-using ssm::View;
-
-class Pinned {
- public:
-  Pinned() = default;
-  explicit Pinned(std::size_t bytes) : bytes_(bytes + ssm::Arena::kAlignment) {
-    void* memory = nullptr;
-    cuda_check(cudaMallocHost(&memory, bytes_), "pinned memory");
-    std::memset(memory, kPoison, bytes_);
-    memory_.reset(memory);
-  }
-  ssm::Arena arena() const { return ssm::Arena(memory_.get(), bytes_); }
-  template <class T, int Rank>
-  static Pinned of(View<T, Rank>* view, const ssm::Extents<Rank>& extents) {
-    Pinned p(static_cast<std::size_t>(View<T, Rank>(nullptr, extents).size()) * sizeof(T));
-    ssm::Arena arena = p.arena();
-    *view = arena.view<T, Rank>(extents);
-    return p;
-  }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { cuda_check(cudaFreeHost(memory), "free"); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  std::size_t bytes_ = 0;
-};
-
-template <class Carve>
-auto pinned(Pinned* memory, Carve carve) {
-  ssm::Arena counter;
-  carve(counter);
-  *memory = Pinned(counter.bytes_needed());
-  ssm::Arena arena = memory->arena();
-  return carve(arena);
-}
-
-class CudaGolden : public ::testing::Test {
- protected:
-  CudaGolden() {
-    cuda_check(cudaStreamCreateWithFlags(&cuda_.stream, cudaStreamNonBlocking), "stream");
-    if (cublasLtCreate(&cuda_.blas) != CUBLAS_STATUS_SUCCESS) std::abort();
-    workspace_ = Pinned(std::size_t{4} << 20);
-    cuda_.workspace = workspace_.arena();
-  }
-  ~CudaGolden() override {
-    cublasLtDestroy(cuda_.blas);
-    cuda_check(cudaStreamDestroy(cuda_.stream), "stream");
-  }
-  // Waits for what was queued, which must have been accepted.
-  void done(const ssm::Status& status) const {
-    EXPECT_TRUE(status.is_ok()) << status.message().text;
-    cuda_check(cudaStreamSynchronize(cuda_.stream), "kernels");
-  }
-
-  ssm::Cuda cuda_;
-  Pinned workspace_;
-};
-
-class CudaLanguageModel : public CudaGolden, public testing::WithParamInterface<const char*> {
+class CudaLanguageModel : public OnPinnedMemory, public testing::WithParamInterface<const char*> {
  protected:
   using Model = ssm::LanguageModel<float, ssm::Cuda>;
   static constexpr double kTolerance = 1e-5;  // norm-relative, both sides computed in float
@@ -221,7 +156,7 @@ TEST_P(CudaLanguageModel, GeneratedTokenForToken) {
 INSTANTIATE_TEST_SUITE_P(Golden, CudaLanguageModel,
                          testing::Values("mamba1_dev", "mamba1_untied_dev", "falcon_mamba_dev"));
 
-class CudaKeywordSpotter : public CudaGolden, public testing::WithParamInterface<int> {};
+class CudaKeywordSpotter : public OnPinnedMemory, public testing::WithParamInterface<int> {};
 
 TEST_P(CudaKeywordSpotter, PublishedLogits) {
   const std::filesystem::path dir = std::filesystem::path(SSM_REAL_DIR) / "keyword_spotting";

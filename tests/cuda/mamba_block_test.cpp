@@ -13,6 +13,7 @@
 #include "ssm/block/mamba_block.hpp"
 #include "ssm/cuda/causal_conv1d.hpp"
 #include "ssm/cuda/linear.hpp"
+#include "ssm/cuda/mamba_step.hpp"
 #include "ssm/cuda/rms_norm.hpp"
 #include "ssm/cuda/selective_scan.hpp"
 #include "ssm/cuda/state_matrix.hpp"

@@ -181,9 +181,50 @@ TYPED_TEST_P(LanguageModelSuite, BadInputIsNamedAndNothingIsWritten) {
             "LanguageModel::forward: model is not prepared");
 }
 
+TYPED_TEST_P(LanguageModelSuite, StepChoosesItsStates) {
+  using T = typename TypeParam::T;
+  using Accum = ssm::accum_t<T>;
+  const ModelUnderTest<TypeParam> test;
+  const auto ids = test.random_ids(3, 2);
+  // The prompts of four sequences; the last two of them go on, in another order.
+  auto pool = test.zero_state(4);
+  auto expected = test.zero_state(4);
+  for (const ssm::LanguageModelState<T>& s : {pool.state, expected.state}) {
+    for (ssm::index_t i = 0; i < 4; ++i) test.run(ids.view().slice(0, i % 3, 1), s.rows(i, 1));
+  }
+  const ssm::index_t slots[] = {3, -1, 2};
+  ssm::Owned<Accum, 2> logits({3, 23}), wanted({3, 23});
+  ssm::OwnedWorkspace scratch(test.model.workspace_bytes(test.backend, 3, 1));
+  const auto next = ids.view().select(1, 0);
+  for (const ssm::index_t row : {0, 2}) {
+    SSM_EXPECT_OK(test.model.step(test.backend, next.slice(0, row, 1),
+                                  wanted.view().slice(0, row, 1),
+                                  expected.state.rows(slots[row], 1), scratch.arena()));
+  }
+  const auto step = [&](const ssm::index_t* chosen, ssm::index_t count) {
+    return test.model.step(test.backend, next, logits.view(), pool.state, scratch.arena(),
+                           ssm::View<const ssm::index_t, 1>(chosen, {count}));
+  };
+  SSM_EXPECT_OK(step(slots, 3));
+  for (const ssm::index_t row : {0, 2}) {
+    for (ssm::index_t i = 0; i < 23; ++i) EXPECT_EQ(logits.view()(row, i), wanted.view()(row, i));
+  }
+  for (ssm::index_t i = 0; i < 23; ++i) EXPECT_EQ(logits.view()(1, i), Accum(0));
+  for (ssm::index_t l = 0; l < test.config.n_layer; ++l) {
+    EXPECT_EQ(flat(pool.state.ssm.select(0, l)), flat(expected.state.ssm.select(0, l)));
+    EXPECT_EQ(flat(pool.state.conv.select(0, l)), flat(expected.state.conv.select(0, l)));
+  }
+  const ssm::index_t outside[] = {3, 4, 2};
+  EXPECT_EQ(std::string(step(outside, 3).message().text),
+            "LanguageModel::step: slots value is 4, must be at most 3");
+  EXPECT_EQ(std::string(step(slots, 2).message().text),
+            "LanguageModel::step: slots.extent(0) is 2, must equal 3");
+}
+
 REGISTER_TYPED_TEST_SUITE_P(LanguageModelSuite, EverySplitAndEveryStepIsTheWhole,
                             LongSequencesAreTheirParts, LastLogitsAreTheLastOfAll,
                             PaddedAndPackedSequencesAreSeparate, SnapshotAndRollback,
-                            ShowsEveryLayerToAnObserver, BadInputIsNamedAndNothingIsWritten);
+                            ShowsEveryLayerToAnObserver, BadInputIsNamedAndNothingIsWritten,
+                            StepChoosesItsStates);
 
 }  // namespace ssm_test

@@ -11,11 +11,37 @@
 #include "ssm/ops/causal_conv1d.hpp"
 #include "ssm/ops/execution.hpp"
 #include "ssm/ops/linear.hpp"
+#include "ssm/ops/mamba_step.hpp"
 #include "ssm/ops/rms_norm.hpp"
 #include "ssm/ops/selective_scan.hpp"
 #include "ssm/ops/state_matrix.hpp"
 
 SSM_NAMESPACE_BEGIN
+
+namespace detail {
+
+// Calls step(row, slot) for every row of a batch that has a slot in [0, states); -1 has none. Only
+// where the host can read the slots.
+template <class Backend, class Step>
+Status step_by_slots(const char* operation, const View<const index_t, 1>& slots, index_t batch,
+                     index_t states, Step&& step) {
+  Check check(operation);
+  check.shape("slots", slots, {batch})
+      .require(reads_on_host<Backend>, ErrorCode::unsupported, "slots",
+               "must be absent: this backend has no fused step for this block");
+  if constexpr (reads_on_host<Backend>) {
+    for (index_t row = 0; row < batch; ++row) {
+      check.at_least("slots value", slots(row), index_t{-1})
+          .at_most("slots value", slots(row), states - 1);
+    }
+    for (index_t row = 0; row < batch && check.passed(); ++row) {
+      if (slots(row) >= 0) check.also(step(row, slots(row)));
+    }
+  }
+  return check.status();
+}
+
+}  // namespace detail
 
 // The Mamba-1 block (Gu and Dao 2023, figure 3), for activations and weights stored as T:
 //
@@ -80,6 +106,14 @@ class MambaBlock {
                                      index_t batch, index_t length) noexcept {
     Arena counter;
     Workspace::carve(config, batch, length, time_chunk(backend, length), counter);
+    if constexpr (fuses_mamba_step<Backend, T>) {
+      MambaBlock block;
+      block.config_ = config;
+      block.weights_ = shapes_only(config);
+      MambaStepArgs<T> args = block.fused_step({}, {});
+      args.x = View<const T, 2>(nullptr, {batch, config.d_model});
+      return std::max(counter.bytes_needed(), scratch_bytes(backend, args));
+    }
     return counter.bytes_needed();
   }
   std::size_t workspace_bytes(const Backend& backend, index_t batch,
@@ -114,14 +148,62 @@ class MambaBlock {
   }
 
   // One token per row: x, y (batch, d_model). The same as forward with length 1.
+  //
+  // slots (batch), optional, are for states of more sequences than take a step now, as a server
+  // with continuous batching keeps them: row b goes on from and updates row slots(b) of `state`,
+  // and -1 skips the row, whose y is then unspecified. No state may be named twice, which is not
+  // checked; nor is, on a device, the range of the slots.
   Status step(const Backend& backend, const View<const T, 2>& x, const View<T, 2>& y,
-              const State& state, Arena workspace) const noexcept {
+              const State& state, Arena workspace,
+              const View<const index_t, 1>& slots = {}) const noexcept {
+    if constexpr (fuses_mamba_step<Backend, T>) {
+      if (A_.present() && state.present() && fuses_step()) {
+        MambaStepArgs<T> args = fused_step(state, slots);
+        args.x = x;
+        args.y = y;
+        return mamba_step(backend, args, workspace);
+      }
+    }
     const auto one_token = [](const auto& v) {
       using Element = typename std::decay_t<decltype(v)>::element_type;
       return View<Element, 3>(v.data(), {v.extent(0), 1, v.extent(1)},
                               {v.stride(0), 0, v.stride(1)});
     };
-    return forward(backend, one_token(x), one_token(y), state, workspace);
+    if (!slots.present()) return forward(backend, one_token(x), one_token(y), state, workspace);
+    return detail::step_by_slots<Backend>("MambaBlock::step", slots, x.extent(0),
+                                          state.conv.extent(0), [&](index_t row, index_t slot) {
+                                            return forward(backend, one_token(x.slice(0, row, 1)),
+                                                           one_token(y.slice(0, row, 1)),
+                                                           state.rows(slot, 1), workspace);
+                                          });
+  }
+
+  // Whether the backend's mamba_step, where it has one, takes this block …
+  bool fuses_step() const noexcept {
+    return config_.b_rule == BRule::euler && config_.d_state <= 256;
+  }
+  // … and its arguments but for input and output.
+  MambaStepArgs<T> fused_step(const State& state,
+                              const View<const index_t, 1>& slots) const noexcept {
+    MambaStepArgs<T> args;
+    args.in_proj_weight = weights_.in_proj_weight;
+    args.in_proj_bias = weights_.in_proj_bias;
+    args.conv1d_weight = weights_.conv1d_weight;
+    args.conv1d_bias = weights_.conv1d_bias;
+    args.x_proj_weight = weights_.x_proj_weight;
+    args.dt_proj_weight = weights_.dt_proj_weight;
+    args.dt_proj_bias = weights_.dt_proj_bias;
+    args.A = A_;
+    args.D = weights_.D;
+    args.out_proj_weight = weights_.out_proj_weight;
+    args.out_proj_bias = weights_.out_proj_bias;
+    args.dt_b_c_norm = config_.dt_b_c_norm;
+    args.dt_b_c_eps = static_cast<accum_t<T>>(config_.dt_b_c_eps);
+    args.b_rule = config_.b_rule;
+    args.conv = state.conv;
+    args.ssm = state.ssm;
+    args.slots = slots;
+    return args;
   }
 
   // Training: forward that keeps, on `tape`, what backward reads. The arithmetic is forward's. x, y

@@ -147,7 +147,8 @@ class LanguageModel {
                  Logits which, const Sequences& sequences, Observer&& observer) const noexcept {
     const index_t batch = ids.extent(0);
     const index_t length = ids.extent(1);
-    Status status = check_forward(backend, ids, logits, state, workspace, which, sequences);
+    Status status = check_forward(backend, ids, logits, state, sequences.count(batch), workspace,
+                                  which, sequences);
     if (!status) return status;
     if constexpr (reads_on_host<Backend>) {
       const bool whole = sequences.packed() && length <= time_chunk(backend, length);
@@ -179,14 +180,28 @@ class LanguageModel {
                    [](const LayerTrace<T>&) {});
   }
 
-  // One token per row: ids (batch), logits (batch, vocab_size). The same as forward with length 1.
+  // One token per row: ids (batch), logits (batch, vocab_size). The same as forward with length 1;
+  // slots as in MambaBlock::step: a skipped row needs a valid id all the same.
   Status step(const Backend& backend, const View<const index_t, 1>& ids,
-              const View<accum_t<T>, 2>& logits, const State& state,
-              Arena workspace) const noexcept {
+              const View<accum_t<T>, 2>& logits, const State& state, Arena workspace,
+              const View<const index_t, 1>& slots = {}) const noexcept {
     const View<const index_t, 2> one_id(ids.data(), {ids.extent(0), 1}, {ids.stride(0), 0});
     const View<accum_t<T>, 3> one_row(logits.data(), {logits.extent(0), 1, logits.extent(1)},
                                       {logits.stride(0), 0, logits.stride(1)});
-    return forward(backend, one_id, one_row, state, workspace, Logits::last);
+    if constexpr (fuses_mamba_step<Backend, T>) {
+      if (layers_ != nullptr && state.present() && layers_[0].block.fuses_step()) {
+        return step_fused(backend, one_id, one_row, state, workspace, slots);
+      }
+    }
+    if (!slots.present()) {
+      return forward(backend, one_id, one_row, state, workspace, Logits::last);
+    }
+    return detail::step_by_slots<Backend>(
+        "LanguageModel::step", slots, ids.extent(0), state.conv.extent(1),
+        [&](index_t row, index_t slot) {
+          return forward(backend, one_id.slice(0, row, 1), one_row.slice(0, row, 1),
+                         state.rows(slot, 1), workspace, Logits::last);
+        });
   }
 
   // Training: forward that keeps, on `tape`, what backward reads; the arithmetic is forward's with
@@ -295,8 +310,8 @@ class LanguageModel {
   }
 
   Status check_forward(const Backend& backend, const View<const index_t, 2>& ids,
-                       const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
-                       Logits which, const Sequences& sequences) const {
+                       const View<accum_t<T>, 3>& logits, const State& state, index_t state_rows,
+                       Arena workspace, Logits which, const Sequences& sequences) const {
     const char* const op = "LanguageModel::forward";
     const index_t batch = ids.extent(0);
     const index_t length = ids.extent(1);
@@ -312,9 +327,8 @@ class LanguageModel {
                  ErrorCode::invalid_argument, "ids", "must hold a token for Logits::last");
     if (state.present()) {
       const MambaConfig& b = config_.block;
-      const index_t rows = sequences.count(batch);
-      check.shape("state.conv", state.conv, {config_.n_layer, rows, b.d_conv - 1, b.d_inner})
-          .shape("state.ssm", state.ssm, {config_.n_layer, rows, b.d_inner, b.d_state});
+      check.shape("state.conv", state.conv, {config_.n_layer, state_rows, b.d_conv - 1, b.d_inner})
+          .shape("state.ssm", state.ssm, {config_.n_layer, state_rows, b.d_inner, b.d_state});
     }
     if (check.passed()) {
       carve(backend, batch, length, workspace);
@@ -337,6 +351,28 @@ class LanguageModel {
       }
     }
     return check.status();
+  }
+
+  // ids (batch, 1), logits (batch, 1, vocab_size), state present.
+  Status step_fused(const Backend& backend, const View<const index_t, 2>& ids,
+                    const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
+                    const View<const index_t, 1>& slots) const {
+    const index_t batch = ids.extent(0);
+    const index_t states = slots.present() ? state.conv.extent(1) : batch;
+    Status status = check_forward(backend, ids, logits, state, states, workspace, Logits::last, {});
+    if (!status) return status;
+    const Workspace w = carve(backend, batch, 1, workspace);
+    status = embedding(backend, EmbeddingArgs<T>{ids, embedding_, w.residual});
+    for (index_t i = 0; i < config_.n_layer && status; ++i) {
+      MambaStepArgs<T> step = layers_[i].block.fused_step(state.layer(i), slots);
+      step.residual = w.residual.select(1, 0);
+      step.norm_weight = layers_[i].norm_weight;
+      step.norm_eps = static_cast<accum_t<T>>(config_.norm_eps);
+      status = mamba_step(backend, step, Arena(w.block, w.block_bytes));
+    }
+    if (status) status = normalize(backend, w.residual, norm_f_weight_, w.normed);
+    if (!status || !logits.present()) return status;
+    return linear(backend, LinearArgs<T, accum_t<T>>{w.normed, head_, {}, logits, packed_head_});
   }
 
   // Every sequence on its own, so that padding is never touched.

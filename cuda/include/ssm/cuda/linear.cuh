@@ -2,6 +2,7 @@
 
 #include "ssm/cuda/detail/blas.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
+#include "ssm/cuda/detail/gemv.cuh"
 #include "ssm/cuda/detail/launch.cuh"
 #include "ssm/cuda/linear.hpp"
 
@@ -112,6 +113,42 @@ bool blas_linear(const Cuda& cuda, const LinearArgs<T, TOut>& a) {
   return true;
 }
 
+// y += x W^T for x (batch, inputs) and y (batch, outputs). False, and nothing queued, if cuBLASLt
+// does not take these arguments.
+template <class T>
+bool blas_linear_onto(const Cuda& cuda, const View<const T, 2>& x, const View<const T, 2>& weight,
+                      const View<accum_t<T>, 2>& y) {
+  using Accum = accum_t<T>;
+  const auto rows = [](const auto& v) { return v.stride(1) == 1 && v.stride(0) >= v.extent(1); };
+  if (!rows(x) || !rows(weight) || !rows(y)) return false;
+  const auto columns = [](const auto& v, bool transposed) {
+    return blas_matrix(v.data(), v.extent(1), v.extent(0), v.stride(0), 0, transposed);
+  };
+  return blas_multiply(cuda, columns(weight, true), columns(x, false), columns(y, false), Accum(1),
+                       1, cuda.workspace);
+}
+
+// The vectors of a (batch, length, features) view, if its tokens are one below another.
+template <class T>
+View<T, 2> token_rows(const View<T, 3>& v) noexcept {
+  return v.extent(1) == 1 ? v.select(1, 0) : v.select(0, 0);
+}
+
+// Few tokens: true if the weight was put to them without cuBLASLt, whose kernels are made for many.
+template <class T, class TOut>
+bool linear_of_few(const Cuda& cuda, const LinearArgs<T, TOut>& a, index_t tokens, Status* status) {
+  if constexpr (!std::is_same<T, double>::value) {
+    if ((a.x.extent(0) != 1 && a.x.extent(1) != 1) || !gemv_takes<T>(tokens, a.x.extent(2)) ||
+        a.weight.extent(0) > 0x7fffffff) {
+      return false;
+    }
+    const GemvOutput<T, TOut> sink{token_rows(a.y), a.bias};
+    *status = cuda_status("linear", launch_gemv(cuda, a.weight, token_rows(a.x), sink));
+    return true;
+  }
+  return false;
+}
+
 }  // namespace detail
 
 template <class T, class TOut>
@@ -124,6 +161,8 @@ Status linear(const Cuda& cuda, const LinearArgs<T, TOut>& a) {
   const index_t tokens = saturating_mul(a.x.extent(0), a.x.extent(1));
   const index_t outputs = a.weight.extent(0);
   if (tokens == 0 || outputs == 0) return Status::ok();
+  Status status;
+  if (detail::linear_of_few(cuda, a, tokens, &status)) return status;
   if (detail::blas_linear(cuda, a)) return Status::ok();
   constexpr index_t kTile = detail::kLinearTile;
   const index_t output_blocks = (outputs + kTile - 1) / kTile;

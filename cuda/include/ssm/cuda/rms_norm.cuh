@@ -1,8 +1,8 @@
 #pragma once
 
+#include "ssm/cuda/detail/dependent_launch.cuh"
 #include "ssm/cuda/detail/device_complex.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
-#include "ssm/cuda/detail/launch.cuh"
 #include "ssm/cuda/rms_norm.hpp"
 
 SSM_NAMESPACE_BEGIN
@@ -31,6 +31,8 @@ template <class T>
 __global__ void __launch_bounds__(kRmsNormThreads) rms_norm_kernel(const RmsNormParams<T> p) {
   using Accum = accum_t<T>;
   __shared__ Accum warp_sums[kRmsNormThreads / 32];
+  allow_kernel_after();
+  wait_for_kernel_before();
   const index_t t = blockIdx.x % p.length;
   const index_t b = blockIdx.x / p.length;
   const auto at = [&](const Extents<3>& stride) { return b * stride[0] + t * stride[1]; };
@@ -45,14 +47,25 @@ __global__ void __launch_bounds__(kRmsNormThreads) rms_norm_kernel(const RmsNorm
   const bool gate_first = z != nullptr && !p.norm_before_gate;
 
   Accum sum = 0;
-  for (index_t i = threadIdx.x; i < p.features; i += kRmsNormThreads) {
-    Accum v = x == nullptr ? Accum(0) : load_float(x[i * p.x_stride[2]]);
-    if (residual != nullptr) {
-      v += residual[i * p.residual_stride[2]];
-      residual[i * p.residual_stride[2]] = v;
+  constexpr int kTogether = 4;  // loads ahead of the stores that might alias them
+  for (index_t first = threadIdx.x; first < p.features; first += kTogether * kRmsNormThreads) {
+    Accum values[kTogether];
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      const index_t i = first + u * kRmsNormThreads;
+      values[u] = 0;
+      if (i >= p.features) continue;
+      if (x != nullptr) values[u] = load_float(x[i * p.x_stride[2]]);
+      if (residual != nullptr) values[u] += residual[i * p.residual_stride[2]];
     }
-    if (gate_first) v *= gate(i);
-    sum += v * v;
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      const index_t i = first + u * kRmsNormThreads;
+      if (i >= p.features) continue;
+      if (residual != nullptr) residual[i * p.residual_stride[2]] = values[u];
+      if (gate_first) values[u] *= gate(i);
+      sum += values[u] * values[u];
+    }
   }
   for (int m = 16; m >= 1; m /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
@@ -102,10 +115,9 @@ Status rms_norm(const Cuda& cuda, const RmsNormArgs<T>& a) {
     return Status::error(ErrorCode::size_overflow, "rms_norm", "grid", static_cast<double>(tokens),
                          Relation::at_most, 0x7fffffff);
   }
-  detail::
-      rms_norm_kernel<<<static_cast<unsigned>(tokens), detail::kRmsNormThreads, 0, cuda.stream>>>(
-          p);
-  return detail::cuda_status("rms_norm", cudaGetLastError());
+  return detail::cuda_status("rms_norm",
+                             detail::launch_dependent(cuda, detail::rms_norm_kernel<T>, tokens,
+                                                      detail::kRmsNormThreads, 0, p));
 }
 
 SSM_NAMESPACE_END

@@ -233,26 +233,9 @@ Status run_scan_general(const Cuda& cuda, const SelectiveScanArgs<T, S>& a) {
 // Length 1, unpacked: the decoding step.
 template <class T>
 Status run_scan_step(const Cuda& cuda, const SelectiveScanArgs<T>& a) {
-  auto p = scan_params<ScanTileParams<T>>(a);
+  auto p = scan_params<ScanStepParams<T>>(a);
   p.group_channels = p.channels / a.B.extent(2);
-  const index_t blocks = saturating_mul(p.sequences, (p.channels + 31) / 32);
-  if (blocks > 0x7fffffff) {
-    return Status::error(ErrorCode::size_overflow, "selective_scan", "grid",
-                         static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
-  }
-  const auto run = [&](auto states) {
-    constexpr int kStates = decltype(states)::value;
-    const unsigned warps = static_cast<unsigned>((p.d_state + kStates - 1) / kStates);
-    scan_step_kernel<T, kStates><<<static_cast<unsigned>(blocks), 32 * warps, 0, cuda.stream>>>(p);
-    return cuda_status("selective_scan", cudaGetLastError());
-  };
-  // Few channels take four states a thread, for more threads; enough of them take sixteen, for
-  // fewer instructions.
-  constexpr index_t kMany = index_t{1} << 16;
-  if (p.d_state <= 64 && saturating_mul(p.sequences, p.channels) < kMany) {
-    return run(std::integral_constant<int, 4>{});
-  }
-  return run(std::integral_constant<int, 16>{});
+  return launch_scan_step("selective_scan", cuda, p);
 }
 
 template <class T>

@@ -1,0 +1,294 @@
+#pragma once
+
+#include "ssm/cuda/detail/gemv.cuh"
+#include "ssm/cuda/linear.cuh"
+#include "ssm/cuda/mamba_step.hpp"
+#include "ssm/cuda/residual_add.cuh"
+#include "ssm/cuda/rms_norm.cuh"
+#include "ssm/cuda/selective_scan.cuh"
+
+SSM_NAMESPACE_BEGIN
+namespace detail {
+
+// One token through the causal convolution and its SiLU, one channel of one row: the state moves
+// on.
+template <class T>
+struct ConvStep {
+  View<const T, 2> weight;  // (channels, width)
+  View<const T, 1> bias;
+  View<float, 3> state;  // (states, width - 1, channels)
+  View<const index_t, 1> slots;
+  View<T, 2> y;  // (batch, channels)
+
+  // What does not depend on the token; of wide convolutions only the slot.
+  static constexpr int kFetched = 3;
+  struct Prepared {
+    index_t slot;
+    float before[kFetched], taps[kFetched], last;
+  };
+  __device__ Prepared prepare(index_t b, index_t d) const {
+    Prepared p = {};
+    p.slot = slots.data() == nullptr ? b : slots(b);
+    const index_t older = state.extent(1);
+    p.last = load_float(weight(d, older));
+    if (p.slot < 0 || older > kFetched) return p;
+#pragma unroll
+    for (int j = 0; j < kFetched; ++j) {
+      if (j >= older) break;
+      p.before[j] = state(p.slot, j, d);
+      p.taps[j] = load_float(weight(d, j));
+    }
+    return p;
+  }
+  __device__ void put(index_t b, index_t d, float x, const Prepared& p) const {
+    if (p.slot < 0) return;
+    const index_t older = state.extent(1);
+    float sum = bias.data() == nullptr ? 0.0f : load_float(bias(d));
+    if (older <= kFetched) {
+#pragma unroll
+      for (int j = 0; j < kFetched; ++j) {
+        if (j >= older) break;
+        sum = fmaf(p.taps[j], p.before[j], sum);
+        state(p.slot, j, d) = j + 1 < older ? p.before[j + 1 < kFetched ? j + 1 : j] : x;
+      }
+    } else {
+      for (index_t j = 0; j < older; ++j) {
+        sum = fmaf(load_float(weight(d, j)), state(p.slot, j, d), sum);
+        state(p.slot, j, d) = j + 1 < older ? state(p.slot, j + 1, d) : x;
+      }
+    }
+    y(b, d) = store_as<T>(silu_fast(fmaf(p.last, x, sum)));
+  }
+};
+
+// Takes the sums of in_proj: the first rows are channels of the convolution, those after them z.
+template <class T>
+struct InProjSink {
+  ConvStep<T> conv;
+  View<const T, 1> bias;  // (rows), optional
+  View<T, 2> z;           // (batch, channels), absent without a gate
+  using Prepared = typename ConvStep<T>::Prepared;
+
+  __device__ index_t batch() const { return conv.y.extent(0); }
+  __device__ Prepared prepare(int row, int b) const {
+    return row < conv.y.extent(1) ? conv.prepare(b, row) : Prepared{};
+  }
+  __device__ void put(int row, int b, float sum, const Prepared& p) const {
+    if (bias.data() != nullptr) sum += load_float(bias(row));
+    const index_t channels = conv.y.extent(1);
+    if (row < channels) {
+      conv.put(b, row, sum, p);
+    } else {
+      z(b, row - channels) = store_as<T>(sum);
+    }
+  }
+};
+
+constexpr int kConvStepThreads = 256;
+
+// The convolution alone, of x (batch, channels).
+template <class T>
+__global__ void __launch_bounds__(kConvStepThreads)
+    conv_step_kernel(const ConvStep<T> conv, const View<const T, 2> x, unsigned row_blocks) {
+  allow_kernel_after();
+  wait_for_kernel_before();
+  const index_t b = blockIdx.x / row_blocks;
+  const index_t d = blockIdx.x % row_blocks * kConvStepThreads + threadIdx.x;
+  if (d >= x.extent(1)) return;
+  const auto prepared = conv.prepare(b, d);
+  conv.put(b, d, load_float(x(b, d)), prepared);
+}
+
+// (batch, features) as (batch, 1, features).
+template <class T>
+View<T, 3> with_one_token(const View<T, 2>& v) noexcept {
+  return {v.data(), {v.extent(0), 1, v.extent(1)}, {v.stride(0), 0, v.stride(1)}};
+}
+
+template <class T>
+struct MambaStepScratch {
+  View<T, 2> normed;  // (batch, d_model)
+  View<T, 2> mixed;   // (batch, d_model)
+  View<T, 2> xz;      // (batch, in_rows)
+  View<T, 2> x;       // (batch, d_inner): after the convolution, then the scan's output
+  View<T, 2> dt_BC;   // (batch, dt_rank + 2 d_state)
+  View<T, 2> dt;      // (batch, d_inner)
+
+  static MambaStepScratch carve(const MambaStepArgs<T>& a, Arena& arena) noexcept {
+    const index_t batch = a.batch();
+    const auto rows = [&](const View<const T, 2>& weight) {
+      return arena.view<T, 2>({batch, weight.extent(0)});
+    };
+    MambaStepScratch s;
+    s.normed = rows(a.out_proj_weight);
+    s.mixed = rows(a.out_proj_weight);
+    s.xz = rows(a.in_proj_weight);
+    s.x = rows(a.dt_proj_weight);
+    s.dt_BC = rows(a.x_proj_weight);
+    s.dt = rows(a.dt_proj_weight);
+    return s;
+  }
+};
+
+// The products of a step, in one of two ways.
+template <class T>
+class MambaStep {
+ public:
+  MambaStep(const Cuda& cuda, const MambaStepArgs<T>& args, const MambaStepScratch<T>& scratch)
+      : cuda_(cuda), a_(args), s_(scratch) {
+    const index_t d_inner = a_.conv1d_weight.extent(0);
+    few_ = gemv_takes<T>(a_.batch(), a_.out_proj_weight.extent(0)) &&
+           gemv_takes<T>(a_.batch(), d_inner);
+    xz_x_ = s_.xz.slice(1, 0, d_inner);
+    if (a_.gate()) z_ = s_.xz.slice(1, d_inner, d_inner);
+    dt_rank_ = a_.dt_proj_weight.extent(1);
+    conv_ = {a_.conv1d_weight, a_.conv1d_bias, a_.conv, a_.slots, s_.x};
+  }
+
+  Status run() const {
+    Status status = few_ ? in_proj_of_few() : in_proj();
+    if (status) status = multiply<T>(s_.x, a_.x_proj_weight, {}, s_.dt_BC);
+    if (status && a_.dt_b_c_norm) status = normalize_dt_b_c();
+    if (status && !few_) status = multiply<T>(dt_low(), a_.dt_proj_weight, {}, s_.dt);
+    if (status) status = scan();
+    if (status) status = out_proj();
+    return status;
+  }
+
+ private:
+  View<T, 2> dt_low() const { return s_.dt_BC.slice(1, 0, dt_rank_); }
+  View<T, 2> coefficient(index_t i) const {
+    const index_t d_state = a_.A.extent(1);
+    return s_.dt_BC.slice(1, dt_rank_ + i * d_state, d_state);
+  }
+
+  template <class TOut>
+  Status multiply(const View<const T, 2>& x, const View<const T, 2>& weight,
+                  const View<const T, 1>& bias, const View<TOut, 2>& y) const {
+    return linear(cuda_, LinearArgs<T, TOut>{with_one_token(x), weight, bias, with_one_token(y)});
+  }
+
+  Status in_proj_of_few() const {
+    const InProjSink<T> sink{conv_, a_.in_proj_bias, z_};
+    const index_t batch = a_.batch();
+    if (!a_.residual.present()) {
+      return queued(launch_gemv(cuda_, a_.in_proj_weight, batch, GemvInput<T>(a_.x), sink));
+    }
+    const GemvNormedInput<T> source{a_.residual, a_.norm_weight, a_.norm_eps};
+    return queued(launch_gemv(cuda_, a_.in_proj_weight, batch, source, sink));
+  }
+  Status in_proj() const {
+    View<const T, 2> u = a_.x;
+    Status status;
+    if (a_.residual.present()) {
+      RmsNormArgs<T> norm;
+      norm.residual = with_one_token(a_.residual);
+      norm.weight = a_.norm_weight;
+      norm.y = with_one_token(s_.normed);
+      norm.eps = a_.norm_eps;
+      status = rms_norm(cuda_, norm);
+      u = s_.normed;
+    }
+    if (status) status = multiply<T>(u, a_.in_proj_weight, a_.in_proj_bias, s_.xz);
+    const index_t row_blocks = (xz_x_.extent(1) + kConvStepThreads - 1) / kConvStepThreads;
+    const index_t blocks = saturating_mul(row_blocks, a_.batch());
+    if (status) status = check_grid("mamba_step", blocks);
+    if (!status) return status;
+    return queued(launch_dependent(cuda_, conv_step_kernel<T>, blocks, kConvStepThreads, 0, conv_,
+                                   View<const T, 2>(xz_x_), static_cast<unsigned>(row_blocks)));
+  }
+
+  Status normalize_dt_b_c() const {
+    Status status;
+    for (const View<T, 2>& v : {dt_low(), coefficient(0), coefficient(1)}) {
+      RmsNormArgs<T> norm;
+      norm.x = with_one_token(v);
+      norm.y = with_one_token(v);
+      norm.eps = a_.dt_b_c_eps;
+      if (status) status = rms_norm(cuda_, norm);
+    }
+    return status;
+  }
+
+  Status scan() const {
+    SelectiveScanArgs<T> scan;
+    scan.x = with_one_token(s_.x);
+    scan.dt = with_one_token(few_ ? dt_low() : s_.dt);
+    scan.A = a_.A;
+    const auto one_group = [](const View<T, 2>& v) {
+      return View<const T, 4>(v.data(), {v.extent(0), 1, 1, v.extent(1)},
+                              {v.stride(0), 0, 0, v.stride(1)});
+    };
+    scan.B = one_group(coefficient(0));
+    scan.C = one_group(coefficient(1));
+    scan.D = a_.D;
+    if (z_.present()) scan.z = with_one_token(z_);
+    scan.dt_bias = a_.dt_proj_bias;
+    scan.h0 = a_.ssm;
+    scan.h_last = a_.ssm;
+    scan.y = with_one_token(s_.x);
+    auto p = scan_params<ScanStepParams<T>>(scan);
+    p.group_channels = p.channels;
+    p.slots = a_.slots.data();
+    p.slots_stride = a_.slots.stride(0);
+    if (few_) {
+      p.dt_weight = a_.dt_proj_weight.data();
+      p.dt_weight_stride = {a_.dt_proj_weight.stride(0), a_.dt_proj_weight.stride(1)};
+      p.dt_rank = static_cast<int>(dt_rank_);
+      p.dt_packs = has_packs(a_.dt_proj_weight) && has_packs(View<const T, 2>(dt_low()));
+    }
+    return launch_scan_step("mamba_step", cuda_, p);
+  }
+
+  Status out_proj() const {
+    if (!a_.residual.present()) {
+      return multiply<T>(s_.x, a_.out_proj_weight, a_.out_proj_bias, a_.y);
+    }
+    if (few_) {
+      return queued(launch_gemv(cuda_, a_.out_proj_weight, a_.batch(),
+                                GemvInput<T>(View<const T, 2>(s_.x)),
+                                GemvOntoResidual<T>{a_.residual, a_.out_proj_bias}));
+    }
+    if (!a_.out_proj_bias.present() &&
+        blas_linear_onto(cuda_, View<const T, 2>(s_.x), a_.out_proj_weight, a_.residual)) {
+      return Status::ok();
+    }
+    const Status status = multiply<T>(s_.x, a_.out_proj_weight, a_.out_proj_bias, s_.mixed);
+    if (!status) return status;
+    const View<float, 3> residual = with_one_token(a_.residual);
+    return residual_add(cuda_, ResidualAddArgs<T>{residual, with_one_token(s_.mixed), residual});
+  }
+
+  static Status queued(cudaError_t error) { return cuda_status("mamba_step", error); }
+
+  const Cuda& cuda_;
+  const MambaStepArgs<T>& a_;
+  const MambaStepScratch<T>& s_;
+  ConvStep<T> conv_;
+  View<T, 2> xz_x_, z_;
+  index_t dt_rank_;
+  bool few_;
+};
+
+}  // namespace detail
+
+template <class T>
+std::size_t scratch_bytes(const Cuda&, const MambaStepArgs<T>& a) noexcept {
+  Arena counter;
+  detail::MambaStepScratch<T>::carve(a, counter);
+  return counter.bytes_needed();
+}
+
+template <class T>
+Status mamba_step(const Cuda& cuda, const MambaStepArgs<T>& a, Arena workspace) {
+  Check check("mamba_step");
+  check.also(check_shapes(a))
+      .require(a.b_rule == BRule::euler, ErrorCode::unsupported, "b_rule", "must be euler")
+      .at_most("A.extent(1) (d_state)", a.A.extent(1), detail::kScanTileMaxState);
+  const auto scratch = detail::MambaStepScratch<T>::carve(a, workspace);
+  check.also(workspace.status("mamba_step"));
+  if (!check.passed() || a.batch() == 0) return check.status();
+  return detail::MambaStep<T>(cuda, a, scratch).run();
+}
+
+SSM_NAMESPACE_END

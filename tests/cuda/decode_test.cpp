@@ -1,0 +1,302 @@
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "block/block_under_test.hpp"
+#include "cuda/pinned.hpp"
+#include "ssm/cuda/causal_conv1d.hpp"
+#include "ssm/cuda/embedding.hpp"
+#include "ssm/cuda/graph.cuh"
+#include "ssm/cuda/linear.hpp"
+#include "ssm/cuda/mamba_step.hpp"
+#include "ssm/cuda/rms_norm.hpp"
+#include "ssm/cuda/selective_scan.hpp"
+#include "ssm/cuda/state_matrix.hpp"
+#include "ssm/model/language_model.hpp"
+#include "ssm/reference/causal_conv1d.hpp"
+#include "ssm/reference/embedding.hpp"
+#include "ssm/reference/linear.hpp"
+#include "ssm/reference/rms_norm.hpp"
+#include "ssm/reference/selective_scan.hpp"
+#include "ssm/reference/state_matrix.hpp"
+#include "support/random.hpp"
+
+// The decoding step on CUDA against the Reference: few rows and many, states chosen by slots, every
+// option of the block, queued and replayed from a graph.
+namespace ssm_test {
+namespace {
+
+constexpr index_t kTokens = 6;
+
+struct DecodeCase {
+  const char* name;
+  ssm::MambaConfig block;
+  index_t batch;
+  bool tied;
+};
+
+ssm::MambaConfig block_of(index_t d_model, index_t d_inner, index_t d_state, index_t d_conv,
+                          index_t dt_rank) {
+  ssm::MambaConfig c = ssm::mamba_config(d_model);
+  c.d_inner = d_inner;
+  c.d_state = d_state;
+  c.d_conv = d_conv;
+  c.dt_rank = dt_rank;
+  return c;
+}
+
+std::vector<DecodeCase> decode_cases() {
+  std::vector<DecodeCase> cases;
+  const auto add = [&](const char* name, const ssm::MambaConfig& block, index_t batch,
+                       bool tied = true) {
+    cases.push_back({name, block, batch, tied});
+  };
+  const ssm::MambaConfig usual = ssm::mamba_config(64);
+  for (const index_t batch : {1, 2, 3, 4, 5, 17}) add("usual", usual, batch);
+  // More rows of in_proj than warps are resident, and rows that no warp's pair divides.
+  add("wide", block_of(256, 2500, 16, 4, 16), 1, false);
+  add("wide", block_of(256, 2500, 16, 4, 16), 3);
+  // Nothing that 16 bytes divide.
+  for (const index_t batch : {1, 3, 6}) add("odd", block_of(21, 35, 5, 3, 3), batch, false);
+  // One vector of four tokens fits in shared memory, four do not.
+  add("long_rows", block_of(40, 4000, 16, 4, 8), 1);
+  add("long_rows", block_of(40, 4000, 16, 4, 8), 2);
+  ssm::MambaConfig c = usual;
+  c.bias = true;
+  c.conv_bias = false;
+  add("biases", c, 2);
+  add("biases", c, 7);
+  c = usual;
+  c.gate = false;
+  add("no_gate", c, 1);
+  c = usual;
+  c.dt_b_c_norm = true;
+  add("norms", c, 2);
+  add("norms", c, 9);
+  for (const index_t width : {1, 2, 5, 9}) add("conv", block_of(32, 64, 16, width, 2), 2);
+  for (const index_t states : {1, 17, 100, 256}) add("states", block_of(32, 64, states, 4, 2), 2);
+  return cases;
+}
+
+class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<DecodeCase> {
+ protected:
+  template <class T>
+  struct Decoder {
+    Pinned weight_memory, host_memory, data_memory, state_memory, scratch, io_memory;
+    ssm::LanguageModelParameters<T> weights;
+    ssm::LanguageModelState<T> state;
+    View<index_t, 1> ids, slots;
+    View<float, 2> logits;
+  };
+
+  template <class T>
+  void build(Decoder<T>* d) {
+    const DecodeCase& p = GetParam();
+    config_.block = p.block;
+    config_.n_layer = 2;
+    config_.vocab_size = 37;
+    config_.tie_embeddings = p.tied;
+    states_ = p.batch + 3;
+    d->weights = pinned(&d->weight_memory, [&](ssm::Arena& arena) {
+      return ssm::LanguageModelParameters<T>::carve(config_, arena, arena);
+    });
+    ssm::Random random(test_seed());
+    ssm::initialize(config_, d->weights, random);
+    d->weights.for_each([&](const char* name, const auto& view) {
+      using P = typename std::decay_t<decltype(view)>::value_type;
+      if (std::string(name).find("bias") == std::string::npos) return;
+      for (index_t i = 0; i < view.size(); ++i) {
+        view.data()[i] = P(static_cast<float>(view.data()[i]) + 0.2f * float(random.normal()));
+      }
+    });
+    allocate(d);
+    for (index_t i = 0; i < d->state.conv.size(); ++i) {
+      d->state.conv.data()[i] = static_cast<float>(random.normal());
+    }
+    for (index_t i = 0; i < d->state.ssm.size(); ++i) {
+      d->state.ssm.data()[i] = static_cast<float>(random.normal());
+    }
+  }
+  template <class T>
+  void allocate(Decoder<T>* d) {
+    d->state = pinned(&d->state_memory, [&](ssm::Arena& arena) {
+      return ssm::LanguageModelState<T>::carve(config_, states_, arena);
+    });
+    const index_t batch = GetParam().batch;
+    ssm::Arena counter;
+    const auto carve = [&](ssm::Arena& arena) {
+      d->ids = arena.view<index_t, 1>({batch});
+      d->slots = arena.view<index_t, 1>({batch});
+      d->logits = arena.view<float, 2>({batch, config_.vocab_size});
+      return 0;
+    };
+    pinned(&d->io_memory, carve);
+  }
+  template <class T, class Backend>
+  ssm::LanguageModel<T, Backend> prepared(const Backend& backend, Decoder<T>* d) {
+    ssm::LanguageModel<T, Backend> model;
+    const auto bytes = model.prepared_bytes(backend, config_);
+    d->host_memory = Pinned(bytes.host);
+    d->data_memory = Pinned(bytes.data);
+    done(model.prepare(backend, config_, d->weights, d->host_memory.arena(),
+                       d->data_memory.arena()));
+    d->scratch = Pinned(model.workspace_bytes(backend, GetParam().batch, 1));
+    return model;
+  }
+
+  // Decodes with rows that change their states and sometimes skip, on both backends.
+  template <class T>
+  void equals_the_reference(bool with_slots, double tolerance) {
+    Decoder<T> cuda, reference;
+    build(&cuda);
+    reference.weights = cuda.weights;
+    allocate(&reference);
+    copy(cuda.state, reference.state);
+    const auto model = prepared(cuda_, &cuda);
+    const auto wanted = prepared(ssm::Reference{}, &reference);
+    const index_t batch = GetParam().batch;
+    const auto rows = [&](const ssm::LanguageModelState<T>& s) {
+      return with_slots ? s : s.rows(0, batch);
+    };
+    const auto slots = [&](const Decoder<T>& d) {
+      return with_slots ? View<const index_t, 1>(d.slots) : View<const index_t, 1>();
+    };
+    ssm::CudaGraph graph;
+    done(graph.record(cuda_, [&] {
+      return model.step(cuda_, cuda.ids, cuda.logits, rows(cuda.state), cuda.scratch.arena(),
+                        slots(cuda));
+    }));
+    Random random(5);
+    for (index_t t = 0; t < kTokens; ++t) {
+      SCOPED_TRACE("token " + std::to_string(t));
+      std::vector<index_t> pool(static_cast<std::size_t>(states_));
+      for (index_t i = 0; i < states_; ++i) pool[static_cast<std::size_t>(i)] = i;
+      for (index_t b = 0; b < batch; ++b) {
+        const index_t chosen = random.integer(b, states_ - 1);
+        std::swap(pool[static_cast<std::size_t>(b)], pool[static_cast<std::size_t>(chosen)]);
+        cuda.ids(b) = reference.ids(b) = random.integer(0, config_.vocab_size - 1);
+        cuda.slots(b) = reference.slots(b) =
+            random.integer(0, 4) == 0 ? -1 : pool[static_cast<std::size_t>(b)];
+      }
+      if (t % 2 == 0) {
+        done(model.step(cuda_, cuda.ids, cuda.logits, rows(cuda.state), cuda.scratch.arena(),
+                        slots(cuda)));
+      } else {
+        done(graph.launch(cuda_));
+      }
+      done(wanted.step(ssm::Reference{}, reference.ids, reference.logits, rows(reference.state),
+                       reference.scratch.arena(), slots(reference)));
+      std::vector<double> found, expected;
+      for (index_t b = 0; b < batch; ++b) {
+        if (with_slots && cuda.slots(b) < 0) continue;
+        for (index_t i = 0; i < config_.vocab_size; ++i) {
+          found.push_back(static_cast<double>(cuda.logits(b, i)));
+          expected.push_back(static_cast<double>(reference.logits(b, i)));
+        }
+      }
+      SSM_EXPECT_CLOSE(found, expected, tolerance);
+    }
+    for (index_t l = 0; l < config_.n_layer; ++l) {
+      SSM_EXPECT_CLOSE(flat(cuda.state.ssm.select(0, l)), flat(reference.state.ssm.select(0, l)),
+                       tolerance);
+      SSM_EXPECT_CLOSE(flat(cuda.state.conv.select(0, l)), flat(reference.state.conv.select(0, l)),
+                       tolerance);
+    }
+  }
+  template <class T>
+  static void copy(const ssm::LanguageModelState<T>& from, const ssm::LanguageModelState<T>& to) {
+    for (index_t i = 0; i < from.conv.size(); ++i) to.conv.data()[i] = from.conv.data()[i];
+    for (index_t i = 0; i < from.ssm.size(); ++i) to.ssm.data()[i] = from.ssm.data()[i];
+  }
+
+  ssm::LanguageModelConfig config_;
+  index_t states_ = 0;
+};
+
+TEST_P(CudaDecode, FloatEqualsTheReference) { equals_the_reference<float>(false, 5e-6); }
+TEST_P(CudaDecode, FloatBySlotsEqualsTheReference) { equals_the_reference<float>(true, 5e-6); }
+TEST_P(CudaDecode, Bf16BySlotsEqualsTheReference) { equals_the_reference<ssm::bf16>(true, 3e-2); }
+TEST_P(CudaDecode, F16EqualsTheReference) { equals_the_reference<ssm::f16>(false, 4e-3); }
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecode, testing::ValuesIn(decode_cases()),
+                         [](const auto& test) {
+                           return std::string(test.param.name) + "_" + std::to_string(test.index);
+                         });
+
+// A skipped row touches no state, and a state that no row names keeps its bits.
+TEST_F(OnPinnedMemory, StepLeavesOtherStatesAlone) {
+  const ssm::MambaConfig config = ssm::mamba_config(64);
+  for (const index_t batch : {2, 8}) {
+    SCOPED_TRACE(batch);
+    Pinned weight_memory, state_memory;
+    const auto weights = pinned(&weight_memory, [&](ssm::Arena& arena) {
+      return ssm::MambaParameters<float>::carve(config, arena);
+    });
+    ssm::Random random(3);
+    ssm::initialize(config, weights, random);
+    ssm::MambaBlock<float, ssm::Cuda> block;
+    const Pinned prepared(block.prepared_bytes(cuda_, config));
+    done(block.prepare(cuda_, config, weights, prepared.arena()));
+    const auto state = pinned(&state_memory, [&](ssm::Arena& arena) {
+      return ssm::MambaState<float>::carve(config, 4, arena);
+    });
+    const auto bits = [&](index_t slot) {
+      auto all = flat(state.conv.slice(0, slot, 1));
+      const auto more = flat(state.ssm.slice(0, slot, 1));
+      all.insert(all.end(), more.begin(), more.end());
+      return all;
+    };
+    for (index_t i = 0; i < state.conv.size(); ++i) state.conv.data()[i] = 0.5f;
+    for (index_t i = 0; i < state.ssm.size(); ++i) state.ssm.data()[i] = 0.25f;
+    View<float, 2> x, y;
+    View<index_t, 1> slots;
+    const Pinned x_memory = Pinned::of(&x, {batch, 64});
+    const Pinned y_memory = Pinned::of(&y, {batch, 64});
+    const Pinned slot_memory = Pinned::of(&slots, {batch});
+    for (index_t i = 0; i < x.size(); ++i) x.data()[i] = static_cast<float>(random.normal());
+    for (index_t b = 0; b < batch; ++b) slots(b) = b == 1 ? 2 : -1;
+    const auto before = bits(2);
+    const auto other = bits(1);
+    const Pinned scratch(block.workspace_bytes(cuda_, batch, 1));
+    done(block.step(cuda_, x, y, state, scratch.arena(), slots));
+    EXPECT_NE(bits(2), before);
+    for (const index_t slot : {0, 1, 3}) EXPECT_EQ(bits(slot), other) << slot;
+    for (index_t i = 0; i < 64; ++i) EXPECT_TRUE(std::isfinite(y(1, i)));
+  }
+}
+
+TEST_F(OnPinnedMemory, StepNamesBadInput) {
+  const ssm::MambaConfig config = ssm::mamba_config(16);
+  Pinned weight_memory, state_memory;
+  const auto weights = pinned(&weight_memory, [&](ssm::Arena& arena) {
+    return ssm::MambaParameters<float>::carve(config, arena);
+  });
+  ssm::Random random(3);
+  ssm::initialize(config, weights, random);
+  ssm::MambaBlock<float, ssm::Cuda> block;
+  const Pinned prepared(block.prepared_bytes(cuda_, config));
+  done(block.prepare(cuda_, config, weights, prepared.arena()));
+  const auto state = pinned(&state_memory, [&](ssm::Arena& arena) {
+    return ssm::MambaState<float>::carve(config, 4, arena);
+  });
+  View<float, 2> x, y;
+  View<index_t, 1> slots;
+  const Pinned x_memory = Pinned::of(&x, {2, 16});
+  const Pinned y_memory = Pinned::of(&y, {2, 16});
+  const Pinned slot_memory = Pinned::of(&slots, {2});
+  const Pinned scratch(block.workspace_bytes(cuda_, 2, 1));
+  const auto step = [&](const View<float, 2>& in, const View<const index_t, 1>& chosen,
+                        ssm::Arena arena) {
+    return std::string(block.step(cuda_, in, y, state, arena, chosen).message().text);
+  };
+  EXPECT_EQ(step(x, {}, scratch.arena()), "mamba_step: conv.extent(0) is 4, must equal 2");
+  EXPECT_EQ(step(x, slots.slice(0, 0, 1), scratch.arena()),
+            "mamba_step: slots.extent(0) is 1, must equal 2");
+  EXPECT_EQ(step(x.slice(1, 0, 15), slots, scratch.arena()),
+            "mamba_step: x.extent(1) is 15, must equal 16");
+  EXPECT_NE(step(x, slots, ssm::Arena(nullptr, 0)).find("workspace bytes is 0, must be at least"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace ssm_test
