@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <limits>
+#include <string>
 #include <vector>
 
 namespace {
@@ -100,6 +101,15 @@ TEST(Arena, NullAndTinyMemory) {
   EXPECT_EQ(unused.allocate<int>(0), nullptr);
   EXPECT_TRUE(unused.status("op").is_ok());
   EXPECT_EQ(Arena().bytes_needed(), 0u);
+}
+
+TEST(Arena, WhatACounterCountedIsNotThere) {
+  Arena counter;
+  EXPECT_TRUE(counter.status("op").is_ok());
+  counter.allocate<char>(65);
+  EXPECT_FALSE(counter.exhausted());
+  EXPECT_EQ(std::string(counter.status("op").message().text),
+            "op: workspace bytes is 0, must be at least 128");
 }
 
 TEST(Arena, ACalleesCarvingEndsWithTheCall) {

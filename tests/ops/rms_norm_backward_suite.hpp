@@ -258,6 +258,13 @@ TYPED_TEST_P(RmsNormBackwardSuite, BadArgumentsAreNamedAndNothingIsWritten) {
     EXPECT_TRUE(p.dresidual.tensor.untouched());
     EXPECT_TRUE(p.dweight.tensor.untouched());
   }
+  const typename TestFixture::Problem p(NormGradCase{});
+  expect_counter_refused<typename TypeParam::Target>(
+      "rms_norm_backward", p.args(), [](const auto& backend, const Call& a, ssm::Arena arena) {
+        return rms_norm_backward(backend, a, arena);
+      });
+  EXPECT_TRUE(p.dx.tensor.untouched());
+  EXPECT_TRUE(p.dweight.tensor.untouched());
 }
 
 REGISTER_TYPED_TEST_SUITE_P(RmsNormBackwardSuite, EveryCombinationOfOptions,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
 
 #include "ops/run.hpp"
 #include "ssm/ops/causal_conv1d_backward.hpp"
@@ -34,6 +35,20 @@ class MappedWorkspace {
   Tensor<unsigned char, 1> memory_;
   ssm::View<unsigned char, 1> view_;
 };
+
+// A default-constructed Arena, which only counts, in place of workspace that the call needs:
+// refused before anything is touched.
+template <class Target, class Args, class Call>
+void expect_counter_refused(const char* operation, const Args& a, Call call) {
+  Target target;
+  const auto backend = target.backend();
+  if (scratch_bytes(backend, a) == 0) return;
+  const ssm::Status status = call(backend, a, ssm::Arena());
+  EXPECT_EQ(status.code(), ssm::ErrorCode::workspace_too_small) << status.message().text;
+  const std::string text = status.message().text;
+  EXPECT_EQ(text.find(std::string(operation) + ": workspace bytes is 0, must be at least"), 0u)
+      << text;
+}
 
 template <class Target, class T, class S>
 ssm::SelectiveScanArgs<T, S> mapped(Target& target, ssm::SelectiveScanArgs<T, S> a) {

@@ -456,6 +456,14 @@ TYPED_TEST_P(SelectiveScanBackwardSuite, BadArgumentsAreNamedAndNothingIsWritten
       {"ddt_bias", shape, [](Args& a) { a.ddt_bias = a.ddt_bias.slice(0, 0, 1); }},
   };
   for (const BadCall<Args>& bad : calls) this->check_refused({}, bad);
+  const typename TypeParam::Problem whole(ScanGradCase{});
+  const auto untouched = whole.outputs();
+  expect_counter_refused<typename TypeParam::Target>(
+      "selective_scan_backward", whole.args(),
+      [](const auto& backend, const Args& a, ssm::Arena arena) {
+        return selective_scan_backward(backend, a, arena);
+      });
+  EXPECT_EQ(whole.outputs(), untouched);
   if (TypeParam::Target::kChecksValues) {
     const Tensor<index_t, 1> lengths = index_tensor({9, 10});
     this->check_refused({}, {"sequences.lengths", invalid,

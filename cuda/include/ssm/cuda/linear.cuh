@@ -90,7 +90,7 @@ bool blas_linear(const Cuda& cuda, const LinearArgs<T, TOut>& a) {
   Accum* sums = nullptr;
   if (apart) {
     sums = arena.allocate<Accum>(saturating_mul(saturating_mul(batch, length), outputs));
-    if (arena.exhausted()) return false;
+    if (!arena.status("linear")) return false;
   }
   const index_t bias_blocks = a.bias.present() ? (a.y.size() + 255) / 256 : 0;
   if (bias_blocks > 0x7fffffff) return false;

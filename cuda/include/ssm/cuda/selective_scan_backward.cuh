@@ -107,7 +107,8 @@ Status run_scan_backward_tile(const Cuda& cuda, const SelectiveScanGradArgs<T>& 
   const index_t chunks = scan_backward_chunks(a, Shape::kBlockChannels);
   ScanBackwardTileParams<T> q = {};
   carve_scan_backward_tile<Shape>(a, chunks, scratch, q);
-  if (scratch.exhausted()) return scratch.status(op);
+  const Status fits = scratch.status(op);
+  if (!fits) return fits;
 
   q.forward = scan_params<ScanTileParams<T>>(f);
   ScanTileParams<T>& p = q.forward;
@@ -216,7 +217,8 @@ Status run_scan_backward_general(const Cuda& cuda, const SelectiveScanGradArgs<T
   const SelectiveScanArgs<T, S>& f = a.forward;
   ScanBackwardParams<T, S> q = {};
   carve_scan_backward_general(a, scratch, q);
-  if (scratch.exhausted()) return scratch.status(op);
+  const Status fits = scratch.status(op);
+  if (!fits) return fits;
   ScanGeneralParams<T, S>& p = q.forward;
   p = scan_params<ScanGeneralParams<T, S>>(f);
   p.zero_order_hold = f.b_rule == BRule::zero_order_hold;
