@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cfloat>
+
 #include "ssm/cuda/detail/scan_backward_general.cuh"
 #include "ssm/cuda/detail/scan_tile.cuh"
 
@@ -256,6 +258,13 @@ struct alignas(kCount * sizeof(float)) Floats {
   float v[kCount];
 };
 
+// A log2 e; the clamp keeps 0 * A finite for tokens past the end when A is -infinity.
+template <class Params>
+__device__ __forceinline__ float scan_rate(const Params& p, index_t d, index_t n) {
+  const float rate = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
+  return rate < -FLT_MAX ? -FLT_MAX : rate;
+}
+
 __device__ __forceinline__ float sigmoid_fast(float x) {
   return reciprocal_fast(1.0f + exp2_fast(-kLog2e * x));
 }
@@ -313,7 +322,7 @@ __global__ void __launch_bounds__(128, kChunked ? 5 : 6)
     A2[s] = h[s] = gradient[s] = 0.0f;
     product[s] = 1.0f;
     if (lane_exists && n < p.d_state) {
-      A2[s] = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
+      A2[s] = scan_rate(p, d, n);
       if (!kChunked && p.h0 != nullptr) {
         h[s] = p.h0[at.sequence * p.h0_stride[0] + d * p.h0_stride[1] + n * p.h0_stride[2]];
       }
@@ -425,7 +434,7 @@ __global__ void __launch_bounds__(128)
   const index_t d = static_cast<index_t>(blockIdx.x) * 128 + threadIdx.x;
   if (d >= p.channels) return;
   const index_t n = blockIdx.y;
-  const float A2 = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
+  const float A2 = scan_rate(p, d, n);
   const index_t next = static_cast<index_t>(p.d_state) * p.channels;
   constexpr int kAhead = 8;  // loads in flight: the chain itself is one instruction per chunk
   for (index_t sequence = blockIdx.z; sequence < p.sequences; sequence += gridDim.z) {
@@ -539,7 +548,7 @@ __global__ void __launch_bounds__(128, 3)
     const int n = state_of<Shape>(j, slot, s);
     A2[s] = g[s] = dA[s] = entering[s] = 0.0f;
     if (!lane_exists || n >= p.d_state) continue;
-    A2[s] = p.A[lane_d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
+    A2[s] = scan_rate(p, lane_d, n);
     if constexpr (kChunked) {
       const index_t from = (chunk_row * p.d_state + n) * p.channels + lane_d;
       entering[s] = q.chunk_state[from];
