@@ -1,3 +1,6 @@
+#include <cmath>
+#include <vector>
+
 #include "cuda/device_target.hpp"
 #include "ops/causal_conv1d_backward_suite.hpp"
 #include "ops/linear_backward_suite.hpp"
@@ -48,5 +51,62 @@ using Reals = testing::Types<OnTarget<Target, float>, OnTarget<Captured, double>
 INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, EmbeddingBackwardSuite, Tokens, TypeNames);
 INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ResidualAddSuite, Tokens, TypeNames);
 INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, CrossEntropySuite, Reals, TypeNames);
+
+// Host backends refuse such a target. Here the loss and its position's gradient show it.
+TEST(CudaTraining, TargetsOutsideTheVocabularyMakeNaN) {
+  for (const index_t target : {-1, 7, 1 << 30}) {
+    const CrossEntropySuite<OnTarget<Target, float>>::Problem p;
+    p.targets(1, 2) = target;
+    ASSERT_TRUE(run<Target>(p.args()).is_ok());
+    EXPECT_TRUE(std::isnan(p.loss(0)));
+    for (index_t b = 0; b < 2; ++b) {
+      for (index_t t = 0; t < 5; ++t) {
+        for (index_t v = 0; v < 7; ++v) {
+          EXPECT_EQ(std::isnan(p.dlogits.tensor(b, t, v)), b == 1 && t == 2) << b << " " << t;
+        }
+      }
+    }
+    EXPECT_TRUE(p.dlogits.tensor.guards_intact());
+  }
+}
+
+// Token ids are not checked either: one outside the vocabulary adds nothing.
+TEST(CudaTraining, IdsOutsideTheVocabularyAddNothing) {
+  const Tensor<index_t, 2> ids({1, 6});
+  const Tensor<float, 3> dy({1, 6, 2});
+  const Tensor<float, 2> dweight({4, 2});
+  const index_t values[] = {-1, 3, 4, 0, index_t{1} << 40, 3};
+  for (index_t t = 0; t < 6; ++t) ids(0, t) = values[t];
+  dy.fill(2);
+  const ssm::EmbeddingGradArgs<float> a{ids.view(), dy.view(), dweight.view()};
+  ASSERT_TRUE(run<Target>(a).is_ok());
+  EXPECT_EQ(dweight.values(), (std::vector<float>{2, 2, 0, 0, 0, 0, 4, 4}));
+  EXPECT_TRUE(dweight.guards_intact());
+}
+
+// More tokens than the blocks take at once.
+TEST(CudaTraining, ManyTokens) {
+  for (const index_t features : {5, 1027}) {
+    NormGradCase c;
+    c.batch = 3;
+    c.length = features == 5 ? 7001 : 61;
+    c.features = features;
+    c.gate = false;
+    RmsNormBackwardSuite<NormGradTypes<Target, float>>::check(c);
+    c.residual = c.in_place = true;
+    RmsNormBackwardSuite<NormGradTypes<Target, ssm::bf16>>::check(c);
+  }
+  for (const index_t width : {3, 4, 5}) {
+    ConvGradCase c;
+    c.conv.batch = 2;
+    c.conv.length = 40001;
+    c.conv.channels = 2;
+    c.conv.width = width;
+    CausalConv1dBackwardSuite<ConvGradTypes<Target, float>>::check(c);
+    c.conv.batch = 1;
+    c.conv.partition.starts = {0, 17, 20000, 40001};
+    CausalConv1dBackwardSuite<ConvGradTypes<Target, ssm::bf16>>::check(c);
+  }
+}
 
 }  // namespace ssm_test

@@ -190,6 +190,17 @@ TYPED_TEST_P(CausalConv1dBackwardSuite, PackedAndPadded) {
     c.state_in_place = true;
     this->check(c);
   }
+  for (const index_t width : {2, 4, 5}) {
+    ConvGradCase longer;
+    longer.conv.batch = 1;
+    longer.conv.length = 200;
+    longer.conv.width = width;
+    longer.conv.partition.starts = {0, 1, 60, 61, 61, 62, 64, 123, 200};
+    this->check(longer);
+    longer.conv.batch = 4;
+    longer.conv.partition = {{200, 61, 62, 122}, {}};
+    this->check(longer);
+  }
   ConvGradCase c;
   c.conv.batch = 4;
   c.conv.partition.lengths = {9, 0, 1, 5};
@@ -266,6 +277,15 @@ TYPED_TEST_P(CausalConv1dBackwardSuite, BadArgumentsAreNamedAndNothingIsWritten)
                    bad.code);
     EXPECT_EQ(p.outputs(), outputs);
   }
+  ConvGradCase wide;
+  wide.conv.width = 5;
+  const typename TypeParam::Problem p(wide);
+  const auto outputs = p.outputs();
+  expect_counter_refused<typename TypeParam::Target>(
+      "causal_conv1d_backward", p.args(), [](const auto& backend, const Args& a, ssm::Arena arena) {
+        return causal_conv1d_backward(backend, a, arena);
+      });
+  EXPECT_EQ(p.outputs(), outputs);
 }
 
 REGISTER_TYPED_TEST_SUITE_P(CausalConv1dBackwardSuite, CombinationsOfOptions, WidthsAndLengths,

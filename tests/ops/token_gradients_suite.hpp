@@ -77,6 +77,12 @@ TYPED_TEST_P(EmbeddingBackwardSuite, BadArgumentsAreNamedAndNothingIsWritten) {
   };
   refused("dy", ErrorCode::shape_mismatch, [](Args& a) { a.dy = a.dy.slice(2, 0, 3); });
   refused("dweight", ErrorCode::invalid_argument, [](Args& a) { a.dweight = {nullptr, {7, 4}}; });
+  expect_counter_refused<typename TypeParam::Target>(
+      "embedding_backward", Args{ids.view(), dy.view(), dweight.view()},
+      [](const auto& backend, const Args& a, ssm::Arena arena) {
+        return embedding_backward(backend, a, arena);
+      });
+  EXPECT_TRUE(dweight.untouched());
   if (!TypeParam::Target::kChecksValues) return;
   for (const index_t id : {-1, 7}) {
     ids(1, 2) = id;
@@ -84,7 +90,43 @@ TYPED_TEST_P(EmbeddingBackwardSuite, BadArgumentsAreNamedAndNothingIsWritten) {
   }
 }
 
-REGISTER_TYPED_TEST_SUITE_P(EmbeddingBackwardSuite, SumsTheRowsOfEachToken,
+// More tokens than are sorted at a time; of a few ids and of many, some of which are frequent.
+TYPED_TEST_P(EmbeddingBackwardSuite, ManyTokens) {
+  using T = typename TypeParam::T;
+  using Accum = ssm::accum_t<T>;
+  for (const auto& [vocabulary, features] :
+       {std::pair<index_t, index_t>{5, 3}, {700, 1030}, {60000, 40}}) {
+    for (const index_t length : {683, 2100}) {
+      for (const ssm::GradMode mode : {ssm::GradMode::overwrite, ssm::GradMode::accumulate}) {
+        Random random(7);
+        const Tensor<index_t, 2> ids({3, length});
+        ids.fill_integers(random, 0, vocabulary - 1);
+        for (index_t t = 0; t < length; t += 5) ids(1, t) = vocabulary - 2;
+        const Tensor<Accum, 3> dy({3, length, features});
+        dy.fill_integers(random, -9, 9);
+        const Tensor<Accum, 2> dweight({vocabulary, features});
+        const double before = mode == ssm::GradMode::accumulate ? 3 : 0;
+        if (mode == ssm::GradMode::accumulate) dweight.fill(before);
+        std::vector<double> wanted(static_cast<std::size_t>(vocabulary * features), before);
+        for (index_t b = 0; b < 3; ++b) {
+          for (index_t t = 0; t < length; ++t) {
+            for (index_t i = 0; i < features; ++i) {
+              wanted[static_cast<std::size_t>(ids(b, t) * features + i)] +=
+                  static_cast<double>(dy(b, t, i));
+            }
+          }
+        }
+        const ssm::EmbeddingGradArgs<T> a{ids.view(), dy.view(), dweight.view(), mode};
+        ASSERT_TRUE(run<typename TypeParam::Target>(a).is_ok());
+        const std::vector<Accum> found = dweight.values();
+        EXPECT_TRUE(std::equal(wanted.begin(), wanted.end(), found.begin()));
+        EXPECT_TRUE(dweight.guards_intact());
+      }
+    }
+  }
+}
+
+REGISTER_TYPED_TEST_SUITE_P(EmbeddingBackwardSuite, SumsTheRowsOfEachToken, ManyTokens,
                             BadArgumentsAreNamedAndNothingIsWritten);
 
 template <class Types>
@@ -301,6 +343,14 @@ TYPED_TEST_P(CrossEntropySuite, BadArgumentsAreNamedAndNothingIsWritten) {
   refused("loss", shape, [](Args& a, auto&) { a.loss = {a.loss.data(), {2}}; });
   refused("dlogits", shape, [](Args& a, auto&) { a.dlogits = a.dlogits.slice(2, 0, 6); });
   refused("ignore", invalid, [](Args& a, auto&) { a.ignore = 3; });
+  {
+    const typename TestFixture::Problem p;
+    expect_counter_refused<typename TypeParam::Target>(
+        "cross_entropy", p.args(), [](const auto& backend, const Args& a, ssm::Arena arena) {
+          return cross_entropy(backend, a, arena);
+        });
+    EXPECT_TRUE(p.loss.untouched());
+  }
   if (!TypeParam::Target::kChecksValues) return;
   refused("targets", invalid, [](Args&, auto& p) { p.targets(1, 1) = 7; });
   refused("targets", invalid, [](Args&, auto& p) { p.targets(1, 1) = -1; });

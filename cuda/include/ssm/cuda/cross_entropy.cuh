@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cfloat>
+#include <cmath>
 
 #include "ssm/cuda/cross_entropy.hpp"
 #include "ssm/cuda/detail/device_complex.cuh"
@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(1024)
   *scale = mean ? a.weight / static_cast<R>(counted) : a.weight;
 }
 
-// One block per token: its loss without the scale, and dlogits.
+// One block per token: its loss without the scale, and dlogits; both NaN for a target outside the
+// vocabulary.
 template <class R>
 __global__ void __launch_bounds__(kEntropyThreads)
     entropy_token_kernel(const CrossEntropyArgs<R> a, bool gradient, const R* scale, R* losses) {
@@ -57,6 +58,7 @@ __global__ void __launch_bounds__(kEntropyThreads)
   const index_t vocabulary = a.logits.extent(2);
   const index_t target = a.targets(b, t);
   const bool counts = target != a.ignore;
+  const bool exists = target >= 0 && target < vocabulary;
   R largest = 0;
   R sum = 1;
   if (counts) {
@@ -66,14 +68,15 @@ __global__ void __launch_bounds__(kEntropyThreads)
       if (a.logits(b, t, v) > largest) largest = a.logits(b, t, v);
     }
     largest = entropy_block(largest, warps, [](R x, R y) { return y > x ? y : x; });
-    sum = 0;
+    sum = exists ? R(0) : static_cast<R>(NAN);
     for (index_t v = threadIdx.x; v < vocabulary; v += kEntropyThreads) {
       sum += exp_of(a.logits(b, t, v) - largest);
     }
     sum = entropy_block(sum, warps, [](R x, R y) { return x + y; });
   }
   if (threadIdx.x == 0) {
-    losses[blockIdx.x] = counts ? log_of(sum) + (largest - a.logits(b, t, target)) : R(0);
+    losses[blockIdx.x] =
+        counts ? log_of(sum) + (exists ? largest - a.logits(b, t, target) : R(0)) : R(0);
   }
   if (!gradient) return;
   __syncthreads();  // dlogits may be logits

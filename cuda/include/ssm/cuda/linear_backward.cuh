@@ -39,8 +39,11 @@ __global__ void __launch_bounds__(kGradTile* kGradTile)
 template <class E>
 struct TokenFeature {
   View<const E, 3> v;
+  __device__ auto operator()(index_t b, index_t t, index_t i) const {
+    return load_float(v(b, t, i));
+  }
   __device__ auto operator()(index_t token, index_t i) const {
-    return load_float(v(token / v.extent(1), token % v.extent(1), i));
+    return (*this)(token / v.extent(1), token % v.extent(1), i);
   }
 };
 template <class E>
@@ -87,12 +90,18 @@ Status queue_gradient_product(const Cuda& cuda, const Left& left, const Right& r
   return cuda_status(op, cudaGetLastError());
 }
 
-// to[i] = from element i of a contiguous order, converted.
+// to, contiguous, is a converted copy of `from`. A block has one row, or a piece of it.
+constexpr index_t kConvertPiece = 4096;
 template <class From, class To>
 __global__ void __launch_bounds__(256)
-    convert_kernel(const From from, To* to, index_t rows, index_t columns) {
-  const index_t index = static_cast<index_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (index < rows * columns) to[index] = store_as<To>(from(index / columns, index % columns));
+    convert_kernel(const From from, To* to, index_t columns, index_t pieces) {
+  const index_t row = blockIdx.x / pieces;
+  const index_t begin = blockIdx.x % pieces * kConvertPiece;
+  const index_t end = begin + kConvertPiece < columns ? begin + kConvertPiece : columns;
+#pragma unroll 4
+  for (index_t i = begin + threadIdx.x; i < end; i += 256) {
+    to[row * columns + i] = store_as<To>(from(row, i));
+  }
 }
 
 // What cuBLASLt multiplies: both operands of one type.
@@ -141,9 +150,11 @@ void blas_linear_backward(const Cuda& cuda, const LinearGradArgs<T, TOut, TIn>& 
   const index_t tokens = a.dy.extent(0) * a.dy.extent(1);
   if (cuda.blas == nullptr || (!*dx_left && !*dweight_left)) return;
   const auto convert = [&](const auto& from, Operand* to, index_t rows, index_t columns) {
-    const index_t blocks = (rows * columns + 255) / 256;
+    const index_t pieces = (columns + kConvertPiece - 1) / kConvertPiece;
+    const index_t blocks = rows * pieces;
     if (blocks > 0x7fffffff) return false;
-    convert_kernel<<<static_cast<unsigned>(blocks), 256, 0, cuda.stream>>>(from, to, rows, columns);
+    convert_kernel<<<static_cast<unsigned>(blocks), 256, 0, cuda.stream>>>(from, to, columns,
+                                                                           pieces);
     return true;
   };
   BlasTokens dy = blas_tokens(a.dy);
@@ -234,8 +245,8 @@ Status linear_backward(const Cuda& cuda, const LinearGradArgs<T, TOut, TIn>& a, 
   if (status && wanted(a.dbias, a.parameters)) {
     const detail::StoreColumn<Accum> store{a.dbias.data(), a.dbias.stride(0),
                                            a.parameters == GradMode::accumulate};
-    status = detail::queue_column_sum(cuda, op, detail::TokenFeature<TOut>{a.dy}, store, tokens,
-                                      outputs, carved.bias_shares);
+    status = detail::queue_column_sum(cuda, op, detail::TokenFeature<TOut>{a.dy}, store,
+                                      a.dy.extent(0), a.dy.extent(1), outputs, carved.bias_shares);
   }
   if (status) status = detail::cuda_status(op, cudaGetLastError());
   return status;

@@ -39,10 +39,9 @@ template <class T, class TGrad>
 struct RmsNormWeightTerm {
   RmsNormGradArgs<T, TGrad> a;
   const accum_t<T>* inverse_roots;
-  __device__ accum_t<T> operator()(index_t token, index_t i) const {
-    const index_t length = a.dy.extent(1);
-    const RmsNormGradTerms<T, TGrad> at{a, token / length, token % length};
-    const accum_t<T> n = at.v(i) * inverse_roots[token];
+  __device__ accum_t<T> operator()(index_t b, index_t t, index_t i) const {
+    const RmsNormGradTerms<T, TGrad> at{a, b, t};
+    const accum_t<T> n = at.v(i) * inverse_roots[b * a.dy.extent(1) + t];
     return at.dy(i) * n * (a.norm_before_gate ? at.gate(i) : accum_t<T>(1));
   }
 };
@@ -172,9 +171,9 @@ Status rms_norm_backward(const Cuda& cuda, const RmsNormGradArgs<T, TGrad>& a, A
   if (weights) {
     const detail::StoreColumn<accum_t<T>> store{a.dweight.data(), a.dweight.stride(0),
                                                 a.parameters == GradMode::accumulate};
-    status = detail::queue_column_sum(cuda, op,
-                                      detail::RmsNormWeightTerm<T, TGrad>{a, carved.inverse_roots},
-                                      store, tokens, features, carved.shares);
+    status = detail::queue_column_sum(
+        cuda, op, detail::RmsNormWeightTerm<T, TGrad>{a, carved.inverse_roots}, store,
+        a.dy.extent(0), a.dy.extent(1), features, carved.shares);
     if (status && replaces) inputs(a.inputs, nullptr);
   }
   if (status) status = detail::cuda_status(op, cudaGetLastError());

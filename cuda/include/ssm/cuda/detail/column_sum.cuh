@@ -18,11 +18,11 @@ inline index_t column_segments(index_t tokens) noexcept {
   return segments < 1 ? 1 : (segments > 128 ? 128 : segments);
 }
 
-// The sum over a segment of value(token, column), left in shares[segment, column].
+// The sum over a segment's tokens of value(b, t, column), left in shares[segment, column].
 template <class Value, class R>
 __global__ void __launch_bounds__(kSumColumns* kSumRows)
-    column_share_kernel(const Value value, index_t tokens, index_t columns, index_t segments,
-                        R* shares) {
+    column_share_kernel(const Value value, index_t tokens, index_t length, index_t columns,
+                        index_t segments, R* shares) {
   __shared__ R rows[kSumRows][kSumColumns];
   const int c = static_cast<int>(threadIdx.x) % kSumColumns;
   const int r = static_cast<int>(threadIdx.x) / kSumColumns;
@@ -33,8 +33,13 @@ __global__ void __launch_bounds__(kSumColumns* kSumRows)
   const index_t begin = segment * size;
   const index_t end = begin + size < tokens ? begin + size : tokens;
   R sum = 0;
-  if (column < columns) {
-    for (index_t token = begin + r; token < end; token += kSumRows) sum += value(token, column);
+  if (column < columns && begin + r < end) {
+    index_t b = (begin + r) / length;
+    index_t t = (begin + r) % length;
+    for (index_t token = begin + r; token < end; token += kSumRows) {
+      sum += value(b, t, column);
+      for (t += kSumRows; t >= length; t -= length) ++b;
+    }
   }
   rows[r][c] = sum;
   __syncthreads();
@@ -52,6 +57,13 @@ __global__ void __launch_bounds__(128)
   R sum = 0;
   for (index_t s = 0; s < segments; ++s) sum += shares[s * columns + column];
   store(column, sum);
+}
+
+template <class R, class Store>
+void queue_column_total(const Cuda& cuda, const Store& store, index_t columns, index_t segments,
+                        const R* shares) {
+  column_total_kernel<<<static_cast<unsigned>((columns + 127) / 128), 128, 0, cuda.stream>>>(
+      store, columns, segments, shares);
 }
 
 template <class R>
@@ -73,16 +85,17 @@ struct StoreColumn {
 
 template <class R, class Value, class Store>
 Status queue_column_sum(const Cuda& cuda, const char* operation, const Value& value,
-                        const Store& store, index_t tokens, index_t columns, R* shares) {
+                        const Store& store, index_t batch, index_t length, index_t columns,
+                        R* shares) {
   if (columns == 0) return Status::ok();
+  const index_t tokens = batch * length;
   const index_t segments = column_segments(tokens);
   const index_t blocks = saturating_mul((columns + kSumColumns - 1) / kSumColumns, segments);
   const Status status = check_grid(operation, blocks);
   if (!status) return status;
   column_share_kernel<<<static_cast<unsigned>(blocks), kSumColumns * kSumRows, 0, cuda.stream>>>(
-      value, tokens, columns, segments, shares);
-  column_total_kernel<<<static_cast<unsigned>((columns + 127) / 128), 128, 0, cuda.stream>>>(
-      store, columns, segments, shares);
+      value, tokens, length, columns, segments, shares);
+  queue_column_total(cuda, store, columns, segments, shares);
   return cuda_status(operation, cudaGetLastError());
 }
 

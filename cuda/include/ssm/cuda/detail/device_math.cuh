@@ -55,6 +55,12 @@ __device__ __forceinline__ float softplus_fast(float x) {
   return fmaf(p, e, fmaxf(x, 0.0f));
 }
 
+// 1 / (1 + e^-x).
+__device__ __forceinline__ float sigmoid_of(float x) {
+  return reciprocal_fast(1.0f + exp2_fast(-kLog2e * x));
+}
+__device__ __forceinline__ double sigmoid_of(double x) { return 1.0 / (1.0 + exp(-x)); }
+
 // x / (1 + e^-x).
 __device__ __forceinline__ float silu_fast(float x) {
   return x * reciprocal_fast(1.0f + exp2_fast(-kLog2e * x));
