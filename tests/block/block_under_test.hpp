@@ -20,7 +20,14 @@ template <class BackendType, class Scalar>
 struct On {
   using Backend = BackendType;
   using T = Scalar;
+  template <class Other>
+  using With = On<BackendType, Other>;
+  static Backend backend() { return Backend{}; }
 };
+
+// Waits for all that calls have queued, so that the host can look at the results. Host backends
+// queue nothing; a device's tests replace it.
+inline void (*finish_calls)() = [] {};
 
 // Norm-relative bound against the double oracle: sums of a few dozen terms in float; one rounding
 // per stored intermediate for the two-byte types (2^-9 and 2^-12), of which a block has five.
@@ -76,6 +83,7 @@ inline std::vector<double> flat(const Matrix& m) {
   do {                                              \
     const ::ssm::Status outcome = (call);           \
     EXPECT_TRUE(outcome) << outcome.message().text; \
+    ::ssm_test::finish_calls();                     \
   } while (false)
 
 // A prepared block with memory of its own, and the calls on it.
@@ -150,7 +158,7 @@ class BlockUnderTest {
   }
 
   ssm::MambaConfig config;
-  Backend backend;
+  Backend backend = On::backend();
   ssm::OwnedWorkspace weight_memory, prepared_memory;
   ssm::MambaParameters<T> parameters;
   Block block;

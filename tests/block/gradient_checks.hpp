@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 #include "block/block_under_test.hpp"
@@ -56,6 +58,13 @@ template <class V>
 void fill_nan(const V& v) {
   using E = typename V::value_type;
   for (ssm::index_t i = 0; i < v.size(); ++i) v.data()[i] = std::numeric_limits<E>::quiet_NaN();
+}
+
+// Lengths or starts of sequences, where the backend reads them.
+inline ssm::Owned<ssm::index_t, 1> index_array(std::initializer_list<ssm::index_t> values) {
+  ssm::Owned<ssm::index_t, 1> array({static_cast<ssm::index_t>(values.size())});
+  std::copy(values.begin(), values.end(), array.data());
+  return array;
 }
 
 // Initialisation makes delta small, and with it every gradient that goes through the state: too

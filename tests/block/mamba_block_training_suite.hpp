@@ -7,9 +7,9 @@
 
 #include "block/gradient_checks.hpp"
 
-// What MambaBlock<T, Backend>::forward_train and backward must do, for every host backend and
-// storage type:  INSTANTIATE_TYPED_TEST_SUITE_P(Cpu, MambaBlockTrainingSuite, Types<On<Cpu, float>,
-// …>).
+// What MambaBlock<T, Backend>::forward_train and backward must do, for every backend and storage
+// type:  INSTANTIATE_TYPED_TEST_SUITE_P(Cpu, MambaBlockTrainingSuite, Types<On<Cpu, float>, …>).
+// A device backend runs it on memory that the host reaches too.
 namespace ssm_test {
 
 // One training step of a block: its input, the gradients that arrive, and memory for all that
@@ -300,21 +300,32 @@ TYPED_TEST_P(MambaBlockTrainingSuite, PackedAndPaddedSequencesAreSeparate) {
   const BlockUnderTest<TypeParam> block(config);
   for (const bool packed : {true, false}) {
     SCOPED_TRACE(packed ? "packed" : "padded");
-    const ssm::index_t starts[] = {0, 3, 3, 4, 12};
-    const ssm::index_t lengths[] = {3, 0, 1, 8};
+    const auto starts = index_array({0, 3, 3, 4, 12});
+    const auto lengths = index_array({3, 0, 1, 8});
     TrainingUnderTest<TypeParam> test(block, packed ? 1 : 4, packed ? 12 : 8, 4);
     if (packed) {
-      test.sequences.starts = ssm::View<const ssm::index_t, 1>(starts, {5});
+      test.sequences.starts = starts.view();
     } else {
-      test.sequences.lengths = ssm::View<const ssm::index_t, 1>(lengths, {4});
+      test.sequences.lengths = lengths.view();
+    }
+    if (!packed && !ssm::reads_on_host<typename TypeParam::Backend>) {
+      EXPECT_EQ(std::string(block.block
+                                .forward_train(block.backend, test.x.view(), test.y.view(),
+                                               test.before.state, test.after.state, test.tape,
+                                               test.workspace.arena(), test.sequences)
+                                .message()
+                                .text),
+                "MambaBlock::forward_train: sequences.lengths must be absent: pack the sequences "
+                "instead");
+      continue;
     }
     const auto range = [&](ssm::index_t i) { return test.sequences.range(i, test.x.extent(1)); };
     const auto part = [&](const auto& v, ssm::index_t i) {
-      return v.slice(0, range(i).row, 1).slice(1, range(i).begin, lengths[i]);
+      return v.slice(0, range(i).row, 1).slice(1, range(i).begin, lengths.data()[i]);
     };
     const T nan = T(std::numeric_limits<Accum>::quiet_NaN());
     for (ssm::index_t i = 0; i < 4 && !packed; ++i) {
-      for (ssm::index_t t = lengths[i]; t < 8; ++t) {
+      for (ssm::index_t t = lengths.data()[i]; t < 8; ++t) {
         for (ssm::index_t k = 0; k < config.d_model; ++k) {
           test.x.view()(i, t, k) = test.dy.view()(i, t, k) = nan;
         }
@@ -325,7 +336,7 @@ TYPED_TEST_P(MambaBlockTrainingSuite, PackedAndPaddedSequencesAreSeparate) {
     TrainingUnderTest<TypeParam> alone(block, 1, 8, 4);
     alone.mode = ssm::GradMode::overwrite;
     for (ssm::index_t i = 0; i < 4; ++i) {
-      const auto first = [&](const auto& v) { return v.slice(1, 0, lengths[i]); };
+      const auto first = [&](const auto& v) { return v.slice(1, 0, lengths.data()[i]); };
       const ssm::MambaTape<T> tape{first(alone.tape.xz), first(alone.tape.dt_BC)};
       SSM_EXPECT_OK(block.block.forward_train(block.backend, part(test.x.view(), i),
                                               first(alone.y.view()), test.before.state.rows(i, 1),
@@ -345,7 +356,7 @@ TYPED_TEST_P(MambaBlockTrainingSuite, PackedAndPaddedSequencesAreSeparate) {
       SSM_EXPECT_CLOSE(flat(part(test.dx.view(), i)), flat(first(alone.dx.view())), tolerance);
       if (packed) continue;
       const auto rest = [&](const auto& v) {
-        return flat(v.slice(0, i, 1).slice(1, lengths[i], 8 - lengths[i]));
+        return flat(v.slice(0, i, 1).slice(1, lengths.data()[i], 8 - lengths.data()[i]));
       };
       for (double v : rest(test.y.view())) EXPECT_TRUE(std::isnan(v));
       for (double v : rest(test.dx.view())) EXPECT_TRUE(std::isnan(v));

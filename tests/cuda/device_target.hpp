@@ -21,6 +21,16 @@ inline void cuda_check(cudaError_t error, const char* what) {
   std::abort();
 }
 
+// One cuBLASLt handle for all tests.
+inline cublasLtHandle_t blas_handle() {
+  static const cublasLtHandle_t handle = [] {
+    cublasLtHandle_t made = nullptr;
+    if (cublasLtCreate(&made) != CUBLAS_STATUS_SUCCESS) std::abort();
+    return made;
+  }();
+  return handle;
+}
+
 // How a DeviceTarget runs a call: on a non-blocking stream, or captured into a graph that is then
 // launched (a capture forbids synchronisation and allocation).
 enum class Execution { stream, graph };
@@ -39,7 +49,7 @@ class DeviceTarget {
     cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
     cuda_check(cudaMalloc(&workspace_, kWorkspace), "workspace");
     cuda_check(cudaMemset(workspace_, kPoison, kWorkspace), "poison");
-    blas();  // not during a capture
+    blas_handle();  // not during a capture
   }
   DeviceTarget(const DeviceTarget&) = delete;
   DeviceTarget& operator=(const DeviceTarget&) = delete;
@@ -63,7 +73,7 @@ class DeviceTarget {
     ssm::Cuda cuda;
     cuda.stream = stream_;
     cuda.workspace = ssm::Arena(workspace_, kWorkspace);
-    if (kProducts == Products::blas) cuda.blas = blas();
+    if (kProducts == Products::blas) cuda.blas = blas_handle();
     return cuda;
   }
 
@@ -117,15 +127,6 @@ class DeviceTarget {
     std::size_t bytes;
   };
   static constexpr std::size_t kWorkspace = std::size_t{4} << 20;
-
-  static cublasLtHandle_t blas() {
-    static const cublasLtHandle_t handle = [] {
-      cublasLtHandle_t made = nullptr;
-      if (cublasLtCreate(&made) != CUBLAS_STATUS_SUCCESS) std::abort();
-      return made;
-    }();
-    return handle;
-  }
 
   const Mirror& mirror_of(const TestMemory::Block& block) {
     const auto found = mirrors_.find(block.begin);

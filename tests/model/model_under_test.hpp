@@ -72,7 +72,7 @@ class ModelUnderTest {
   }
 
   ssm::LanguageModelConfig config;
-  Backend backend;
+  Backend backend = On::backend();
   ssm::OwnedWorkspace weight_memory, host_memory, data_memory;
   ssm::LanguageModelParameters<T> weights;
   Model model;

@@ -64,7 +64,7 @@ class TrainingRun {
   }
 
   ssm::TrainingConfig config;
-  typename On::Backend backend;
+  typename On::Backend backend = On::backend();
   ssm::OwnedWorkspace memory[4];
   ssm::TrainingState<T> state;
   ssm::TrainingBatch batch;
