@@ -154,6 +154,7 @@ class Training {
     };
     ssm::Random random(1);
     ssm::initialize(config, carve(host_lists.arena(), host.arena()), random);
+    // Both begin on a cache line, so that carving gives the same offsets.
     const ssm::Arena data = allocate(bytes);
     check(cudaMemcpy(memory_.back(), host.arena().allocate<char>(1), bytes - 63,
                      cudaMemcpyHostToDevice));
@@ -179,6 +180,7 @@ class Training {
     upload(batch.ids, values.ids);
     upload(batch.targets, values.targets);
     upload(batch.step, values.step);
+    check(cudaDeviceSynchronize());
   }
   Training(const Training&) = delete;
   Training& operator=(const Training&) = delete;

@@ -40,8 +40,8 @@ class TrainingUnderTest {
     tape = tape_memory.carve([&](ssm::Arena& arena) {
       return ssm::MambaTape<T>::carve(block.config, batch, length, arena);
     });
-    workspace =
-        ssm::OwnedWorkspace(block.block.training_workspace_bytes(block.backend, batch, length));
+    workspace = ssm::OwnedWorkspace(block.block.training_workspace_bytes(
+        block.backend, batch, length, states == batch ? 0 : states));
   }
 
   ssm::MambaGradArgs<T> args() {

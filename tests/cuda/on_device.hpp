@@ -24,6 +24,7 @@ struct OnDevice {
       cuda_check(cudaStreamCreateWithFlags(&made.stream, cudaStreamNonBlocking), "stream");
       cuda_check(cudaMalloc(&workspace, kWorkspace), "workspace");
       cuda_check(cudaMemset(workspace, kPoison, kWorkspace), "poison");
+      cuda_check(cudaDeviceSynchronize(), "poison");
       made.workspace = ssm::Arena(workspace, kWorkspace);
       if (kProducts == Products::blas) made.blas = blas_handle();
       return made;

@@ -33,6 +33,7 @@ TEST(CudaSelectiveScanBackward, InfiniteRatesForgetLikeHugeOnes) {
   const auto outputs = [](float rate) {
     ScanGradCase c;
     c.scan.length = 21;
+    c.scan.groups_b = c.scan.groups_c = 1;  // one path has tiles
     const ScanGradProblem<float, float> p(c);
     p.forward.A(1, 2) = p.forward.A(5, 0) = rate;
     EXPECT_TRUE(run<Target>(p.args()).is_ok());

@@ -124,6 +124,7 @@ class DeviceTraining {
     void* memory = nullptr;
     cuda_check(cudaMalloc(&memory, bytes + 64), "memory");
     cuda_check(cudaMemset(memory, kPoison, bytes + 64), "poison");
+    cuda_check(cudaDeviceSynchronize(), "poison");  // the step has a stream of its own
     memory_.push_back(memory);
     return ssm::Arena(memory, bytes + 64);
   }
@@ -139,6 +140,7 @@ class DeviceTraining {
                  "upload");
       ++next;
     });
+    cuda_check(cudaDeviceSynchronize(), "upload");
   }
 
   const TrainingRun<On<ssm::Reference, T>>& host_;

@@ -44,8 +44,8 @@ class ModelTrainingUnderTest {
     tape = tape_memory.carve([&](ssm::Arena& arena) {
       return ssm::LanguageModelTape<T>::carve(test.config, batch, length, arena);
     });
-    workspace =
-        ssm::OwnedWorkspace(test.model.training_workspace_bytes(test.backend, batch, length));
+    workspace = ssm::OwnedWorkspace(test.model.training_workspace_bytes(
+        test.backend, batch, length, states == batch ? 0 : states));
   }
 
   typename Test::StateMemory random_state(index_t states, std::uint64_t seed) const {

@@ -225,12 +225,14 @@ class MambaBlock {
   std::size_t tape_bytes(index_t batch, index_t length) const noexcept {
     return MambaTape<T>::bytes(config_, batch, length);
   }
-  // … and of the workspace for either call, which every layer of a model may share.
+  // … and of the workspace for either call, which every layer of a model may share. `packed` is the
+  // number of packed sequences, or 0 where each batch row is one.
   static std::size_t training_workspace_bytes(const Backend& backend, const MambaConfig& config,
-                                              index_t batch, index_t length) noexcept;
-  std::size_t training_workspace_bytes(const Backend& backend, index_t batch,
-                                       index_t length) const noexcept {
-    return training_workspace_bytes(backend, config_, batch, length);
+                                              index_t batch, index_t length,
+                                              index_t packed = 0) noexcept;
+  std::size_t training_workspace_bytes(const Backend& backend, index_t batch, index_t length,
+                                       index_t packed = 0) const noexcept {
+    return training_workspace_bytes(backend, config_, batch, length, packed);
   }
 
  private:
@@ -240,7 +242,7 @@ class MambaBlock {
                                const TrainingWorkspace& w) const noexcept;
   TrainingWorkspace carve_training(const Backend& backend, const MambaTape<T>& tape,
                                    const MambaGradArgs<T>& args, Arena& arena) const noexcept;
-  MambaGradArgs<T> every_gradient(index_t batch, index_t length) const noexcept;
+  MambaGradArgs<T> every_gradient(index_t batch, index_t length, index_t packed) const noexcept;
   Status check_training(const char* op, const View<const T, 3>& x, const State& before,
                         const MambaTape<T>& tape, const Sequences& sequences) const;
   Status backward_together(const Backend& backend, const MambaGradArgs<T>& args,

@@ -152,14 +152,15 @@ auto MambaBlock<T, Backend>::carve_training(const Backend& backend, const MambaT
 
 // All that backward may be asked for, as shapes without data.
 template <class T, class Backend>
-MambaGradArgs<T> MambaBlock<T, Backend>::every_gradient(index_t batch,
-                                                        index_t length) const noexcept {
+MambaGradArgs<T> MambaBlock<T, Backend>::every_gradient(index_t batch, index_t length,
+                                                        index_t packed) const noexcept {
   Arena counter;
   MambaGradArgs<T> a;
   a.dx = counter.view<T, 3>({batch, length, config_.d_model});
   a.x = a.dx;
   a.dy = a.dx;
-  a.dbefore = State::carve(config_, batch, counter);
+  if (packed > 0) a.sequences.starts = View<const index_t, 1>(nullptr, {packed + 1});
+  a.dbefore = State::carve(config_, a.sequences.count(batch), counter);
   a.dafter = a.dbefore;
   a.before = a.dbefore;
   a.grads = MambaGrads<T>::carve(config_, counter);
@@ -169,8 +170,8 @@ MambaGradArgs<T> MambaBlock<T, Backend>::every_gradient(index_t batch,
 template <class T, class Backend>
 std::size_t MambaBlock<T, Backend>::training_workspace_bytes(const Backend& backend,
                                                              const MambaConfig& config,
-                                                             index_t batch,
-                                                             index_t length) noexcept {
+                                                             index_t batch, index_t length,
+                                                             index_t packed) noexcept {
   Arena prepared;
   MambaBlock block;
   block.config_ = config;
@@ -179,7 +180,7 @@ std::size_t MambaBlock<T, Backend>::training_workspace_bytes(const Backend& back
   Arena tape;
   Arena counter;
   block.carve_training(backend, MambaTape<T>::carve(config, batch, length, tape),
-                       block.every_gradient(batch, length), counter);
+                       block.every_gradient(batch, length, packed), counter);
   return counter.bytes_needed();
 }
 
@@ -221,8 +222,9 @@ Status MambaBlock<T, Backend>::forward_train(const Backend& backend, const View<
   check.require(before.ssm.size() == 0 || before.ssm.data() != after.ssm.data(),
                 ErrorCode::invalid_argument, "after", "must not be before: backward reads that");
   if (!check.passed()) return check.status();
-  const TrainingWorkspace w =
-      carve_training(backend, tape, every_gradient(batch, length), workspace);
+  const TrainingWorkspace w = carve_training(
+      backend, tape, every_gradient(batch, length, sequences.packed() ? sequences.count(batch) : 0),
+      workspace);
   Status status = workspace.status(op);
   if (!status) return status;
   if (!sequences.lengths.present()) {

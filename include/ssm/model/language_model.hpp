@@ -222,19 +222,20 @@ class LanguageModel {
   std::size_t tape_bytes(index_t batch, index_t length) const noexcept {
     return LanguageModelTape<T>::bytes(config_, batch, length);
   }
-  // … and of the workspace for either call.
+  // … and of the workspace for either call. `packed` is the number of packed sequences, or 0 where
+  // each batch row is one.
   static std::size_t training_workspace_bytes(const Backend& backend,
                                               const LanguageModelConfig& config, index_t batch,
-                                              index_t length) noexcept;
-  std::size_t training_workspace_bytes(const Backend& backend, index_t batch,
-                                       index_t length) const noexcept {
-    return training_workspace_bytes(backend, config_, batch, length);
+                                              index_t length, index_t packed = 0) noexcept;
+  std::size_t training_workspace_bytes(const Backend& backend, index_t batch, index_t length,
+                                       index_t packed = 0) const noexcept {
+    return training_workspace_bytes(backend, config_, batch, length, packed);
   }
 
  private:
   struct TrainingWorkspace;
   TrainingWorkspace carve_training(const Backend& backend, index_t batch, index_t length,
-                                   Arena& arena) const noexcept;
+                                   index_t packed, Arena& arena) const noexcept;
   LinearGradArgs<T, accum_t<T>> head_grad(const LanguageModelGradArgs<T>& a,
                                           const TrainingWorkspace& w) const noexcept;
   RmsNormGradArgs<T> norm_grad(const View<const accum_t<T>, 3>& residual,

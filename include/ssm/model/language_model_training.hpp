@@ -69,8 +69,8 @@ EmbeddingGradArgs<T> LanguageModel<T, Backend>::embedding_grad(
 
 template <class T, class Backend>
 auto LanguageModel<T, Backend>::carve_training(const Backend& backend, index_t batch,
-                                               index_t length, Arena& arena) const noexcept
-    -> TrainingWorkspace {
+                                               index_t length, index_t packed,
+                                               Arena& arena) const noexcept -> TrainingWorkspace {
   const Extents<3> stream{batch, length, config_.block.d_model};
   TrainingWorkspace w;
   w.normed = arena.view<T, 3>(stream);
@@ -78,7 +78,7 @@ auto LanguageModel<T, Backend>::carve_training(const Backend& backend, index_t b
   w.mixed = arena.view<T, 3>(stream);
   w.dresidual = arena.view<accum_t<T>, 3>(stream);
   const std::size_t block_bytes =
-      Block::training_workspace_bytes(backend, config_.block, batch, length);
+      Block::training_workspace_bytes(backend, config_.block, batch, length, packed);
   w.block = Arena(arena.allocate<unsigned char>(static_cast<index_t>(block_bytes)), block_bytes);
 
   // All that backward may be asked for, as shapes without data.
@@ -101,14 +101,14 @@ auto LanguageModel<T, Backend>::carve_training(const Backend& backend, index_t b
 template <class T, class Backend>
 std::size_t LanguageModel<T, Backend>::training_workspace_bytes(const Backend& backend,
                                                                 const LanguageModelConfig& config,
-                                                                index_t batch,
-                                                                index_t length) noexcept {
+                                                                index_t batch, index_t length,
+                                                                index_t packed) noexcept {
   Arena counter;
   LanguageModel model;
   model.config_ = config;
   model.head_ = View<const T, 2>(nullptr, {config.vocab_size, config.block.d_model});
   model.norm_f_weight_ = View<const T, 1>(nullptr, {config.block.d_model});
-  model.carve_training(backend, batch, length, counter);
+  model.carve_training(backend, batch, length, packed, counter);
   return counter.bytes_needed();
 }
 
@@ -134,7 +134,8 @@ Status LanguageModel<T, Backend>::check_training(const char* op, const Backend& 
   }
   if (check.passed()) {
     check.also(check_shapes(config_, tape, batch, length));
-    carve_training(backend, batch, length, workspace);
+    carve_training(backend, batch, length, sequences.packed() ? sequences.count(batch) : 0,
+                   workspace);
     check.also(workspace.status(op));
   }
   if constexpr (reads_on_host<Backend>) {
@@ -185,7 +186,9 @@ Status LanguageModel<T, Backend>::forward_train_together(
     const Backend& backend, const View<const index_t, 2>& ids, const View<accum_t<T>, 3>& logits,
     const State& before, const State& after, const LanguageModelTape<T>& tape, Arena workspace,
     const Sequences& sequences) const {
-  const TrainingWorkspace w = carve_training(backend, ids.extent(0), ids.extent(1), workspace);
+  const TrainingWorkspace w =
+      carve_training(backend, ids.extent(0), ids.extent(1),
+                     sequences.packed() ? sequences.count(1) : 0, workspace);
   Status status = embedding(backend, EmbeddingArgs<T>{ids, embedding_, tape.residual.select(0, 0)});
   for (index_t i = 0; i < config_.n_layer && status; ++i) {
     const View<accum_t<T>, 3> residual = tape.residual.select(0, i);
@@ -248,7 +251,9 @@ Status LanguageModel<T, Backend>::backward_together(const Backend& backend,
                                                     const LanguageModelGradArgs<T>& a,
                                                     const LanguageModelTape<T>& tape,
                                                     Arena workspace) const {
-  const TrainingWorkspace w = carve_training(backend, a.ids.extent(0), a.ids.extent(1), workspace);
+  const TrainingWorkspace w =
+      carve_training(backend, a.ids.extent(0), a.ids.extent(1),
+                     a.sequences.packed() ? a.sequences.count(1) : 0, workspace);
   const View<accum_t<T>, 3> last = tape.residual.select(0, config_.n_layer);
   Status status = normalize(backend, last, norm_f_weight_, w.normed);
   if (status) status = linear_backward(backend, head_grad(a, w), w.scratch);
