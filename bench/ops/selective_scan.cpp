@@ -2,6 +2,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include "ssm/cpu/selective_scan_pieces.hpp"
 #include "ssm/cpu/thread_pool.hpp"
 #include "ssm/reference/selective_scan.hpp"
 #include "support/random.hpp"
@@ -56,17 +57,23 @@ struct Problem {
   }
 };
 
-template <class T, class Backend>
-void scan(benchmark::State& state, const Backend& backend) {
-  Problem<T> p(state.range(0), state.range(1), state.range(2));
+// The time of call(args) on the problem that `state` names.
+template <class T, class Call>
+void measure(benchmark::State& state, Problem<T>& p, Call call) {
   const ssm::SelectiveScanArgs<T> args = p.args();
   for (auto _ : state) {
-    if (!ssm::selective_scan(backend, args)) state.SkipWithError("refused");
+    if (!call(args)) state.SkipWithError("refused");
     benchmark::ClobberMemory();
   }
   state.counters["per element"] = benchmark::Counter(
       static_cast<double>(p.length * p.channels) * static_cast<double>(state.iterations()),
       benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
+template <class T, class Backend>
+void scan(benchmark::State& state, const Backend& backend) {
+  Problem<T> p(state.range(0), state.range(1), state.range(2));
+  measure(state, p, [&](const auto& args) { return ssm::selective_scan(backend, args); });
 }
 
 template <class T>
@@ -78,6 +85,32 @@ void scan_cpu_two_threads(benchmark::State& state) {
   ssm::ThreadPool pool(2);
   scan<T>(state, ssm::Cpu{pool.parallel()});
 }
+
+// Few channels: arguments are length, channels, threads and pieces of time; 1 piece is the scan
+// that does not cut. dt ~ U(-4, 0) + U(-1, 1) and A = -1 … -16 forget within some 300 tokens; with
+// A = -1/1000 … -16/1000 nothing is forgotten within a piece.
+template <bool kForgets>
+void scan_few_channels(benchmark::State& state) {
+  ssm::ThreadPool pool(static_cast<int>(state.range(2)));
+  const ssm::Cpu cpu{pool.parallel()};
+  const index_t pieces = state.range(3);
+  Problem<float> p(state.range(0), state.range(1), 16);
+  for (float& a : p.A) a *= kForgets ? 1.0f : 1e-3f;
+  std::vector<unsigned char> memory(ssm::scratch_bytes(cpu, p.args(), pieces));
+  const ssm::Arena scratch(memory.data(), memory.size());
+  measure(state, p, [&](const auto& args) { return selective_scan(cpu, args, pieces, scratch); });
+}
+void scan_forgets(benchmark::State& state) { scan_few_channels<true>(state); }
+void scan_remembers(benchmark::State& state) { scan_few_channels<false>(state); }
+void few_channels(benchmark::internal::Benchmark* b) {
+  for (const index_t channels : {16, 32, 64}) {
+    for (const index_t threads : {1, 2}) {
+      for (const index_t pieces : {1, 2, 8}) b->Args({65536, channels, threads, pieces});
+    }
+  }
+  b->UseRealTime();
+}
+
 void scan_reference(benchmark::State& state) { scan<float>(state, ssm::Reference{}); }
 
 void lengths(benchmark::internal::Benchmark* b) {
@@ -87,6 +120,8 @@ BENCHMARK(scan_cpu<float>)->Apply(lengths)->Args({2048, 1536, 64})->Args({2048, 
 BENCHMARK(scan_cpu<ssm::bf16>)->Apply(lengths);
 BENCHMARK(scan_cpu<double>)->Args({512, 1536, 16});
 BENCHMARK(scan_cpu_two_threads<float>)->Apply(lengths)->UseRealTime();
+BENCHMARK(scan_forgets)->Apply(few_channels);
+BENCHMARK(scan_remembers)->Apply(few_channels);
 BENCHMARK(scan_reference)->Args({128, 1536, 16});
 
 }  // namespace

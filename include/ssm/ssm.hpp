@@ -33,6 +33,7 @@
 #include "ssm/cpu/rms_norm_backward.hpp"
 #include "ssm/cpu/selective_scan.hpp"
 #include "ssm/cpu/selective_scan_backward.hpp"
+#include "ssm/cpu/selective_scan_pieces.hpp"
 #include "ssm/cpu/simd.hpp"
 #include "ssm/cpu/state_matrix.hpp"
 #include "ssm/cpu/sum_of_squares.hpp"

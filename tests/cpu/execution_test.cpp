@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <thread>
 #include <vector>
 
 #include "ssm/cpu/adamw.hpp"
@@ -21,6 +20,7 @@
 #include "ssm/cpu/selective_scan_backward.hpp"
 #include "ssm/cpu/sum_of_squares.hpp"
 #include "support/allocations.hpp"
+#include "support/backwards.hpp"
 #include "support/random.hpp"
 
 // How the operations run on the CPU, beside what they compute: nothing is allocated, the number of
@@ -29,27 +29,7 @@
 namespace {
 
 using ssm::index_t;
-
-// Runs tasks backwards, from several threads, to be as unlike the serial order as can be.
-struct Backwards {
-  int threads;
-  ssm::Parallel parallel() {
-    ssm::Parallel p;
-    p.context = this;
-    p.threads = threads;
-    p.run = [](void* context, index_t tasks, ssm::Parallel::Task task, void* argument) {
-      const int count = static_cast<Backwards*>(context)->threads;
-      std::vector<std::thread> workers;
-      for (int k = 0; k < count; ++k) {
-        workers.emplace_back([=] {
-          for (index_t i = tasks - 1 - k; i >= 0; i -= count) task(argument, i);
-        });
-      }
-      for (std::thread& worker : workers) worker.join();
-    };
-    return p;
-  }
-};
+using ssm_test::Backwards;
 
 template <class T>
 struct Problem {

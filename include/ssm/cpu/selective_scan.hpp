@@ -101,29 +101,18 @@ class VectorScan {
       const index_t offset = (i - first) * d_state * kWidth;
       load_A(block, memory.A + offset, length);
       load_h0(block, sequence, memory.h + offset);
+      aim_h_last(block, sequence);
       block.residual = memory.residual + offset;
       if (a_.mode == ScanMode::accurate) {
         std::fill(block.residual, block.residual + d_state * kWidth, Accum(0));
       }
     }
     const int count = static_cast<int>(last - first);
-    const index_t step = per_lane_ ? kTokensPerLane : kTokens;
-    for (index_t t = 0; t < length; t += step) {
-      const int tokens = static_cast<int>(std::min(step, length - t));
-      if (t + step >= length) {
-        for (int i = 0; i < count; ++i) aim_h_last(blocks[i], sequence);
-      }
-      // Several blocks abreast when their tokens are few, so that one's latencies hide another's.
-      const int abreast = std::max(1, std::min(kMaxBlocks, kTokens / tokens));
-      for (int i = 0; i < count; i += abreast) {
-        run_chunk(blocks, i, std::min(i + abreast, count), count, streams, t, tokens,
-                  std::min(step, length - t - tokens), memory.scratch);
-      }
-    }
+    run(blocks, count, streams, 0, length, true, memory.scratch);
     for (int i = 0; i < count; ++i) store_h_last(blocks[i], sequence);
   }
 
- private:
+ protected:
   struct Streams {
     TokenRows<const T> x, dt, z, B, C;
     TokenRows<T> y;
@@ -166,7 +155,8 @@ class VectorScan {
     index_t h_in_stride;
     Accum* h_out;
     index_t h_out_stride;
-    Accum* h_copy;
+    Accum* h_end;  // h_out of the last chunk
+    index_t h_end_stride;
     Accum* residual;
     V delta_limit;  // on |delta| log2(e), so that exp2_bounded may be used
   };
@@ -246,13 +236,15 @@ class VectorScan {
     }
   }
 
+  // The state of the block is, and stays, at `h`.
+  static void hold_state(Block& block, Accum* h) noexcept {
+    block.h_in = block.h_out = block.h_end = h;
+    block.h_in_stride = block.h_out_stride = block.h_end_stride = kWidth;
+  }
+
   void load_h0(Block& block, index_t sequence, Accum* copy) const noexcept {
     const index_t d_state = a_.A.extent(1);
-    block.h_copy = copy;
-    block.h_out = copy;
-    block.h_out_stride = kWidth;
-    block.h_in = copy;
-    block.h_in_stride = kWidth;
+    hold_state(block, copy);
     if (!a_.h0.present()) {
       std::fill(copy, copy + d_state * kWidth, Accum(0));
       return;
@@ -280,8 +272,8 @@ class VectorScan {
   // The last chunk leaves the state where the caller wants it.
   void aim_h_last(Block& block, index_t sequence) const noexcept {
     if (!h_last_is_direct(block)) return;
-    block.h_out = h_last_data(block, sequence);
-    block.h_out_stride = a_.h_last.stride(2);
+    block.h_end = h_last_data(block, sequence);
+    block.h_end_stride = a_.h_last.stride(2);
   }
 
   void store_h_last(const Block& block, index_t sequence) const noexcept {
@@ -294,15 +286,34 @@ class VectorScan {
     }
   }
 
+  // The visited tokens [begin, end) of a task's blocks; without outputs only the states move on.
+  void run(Block* blocks, int count, const Streams& streams, index_t begin, index_t end,
+           bool outputs, Scratch& s) const noexcept {
+    const index_t step = per_lane_ ? kTokensPerLane : kTokens;
+    for (index_t t = begin; t < end; t += step) {
+      const int tokens = static_cast<int>(std::min(step, end - t));
+      if (t + step >= end) {
+        for (int i = 0; i < count; ++i) {
+          blocks[i].h_out = blocks[i].h_end;
+          blocks[i].h_out_stride = blocks[i].h_end_stride;
+        }
+      }
+      // Several blocks abreast when their tokens are few, so that one's latencies hide another's.
+      const int abreast = std::max(1, std::min(kMaxBlocks, kTokens / tokens));
+      for (int i = 0; i < count; i += abreast) {
+        run_chunk(blocks, i, std::min(i + abreast, count), count, streams, t, tokens,
+                  std::min(step, end - t - tokens), outputs, s);
+      }
+    }
+  }
+
   // The blocks [begin, end) of a task's `count`, over a chunk; `next_tokens` are in the chunk
   // after.
   void run_chunk(Block* blocks, int begin, int end, int count, const Streams& streams, index_t t0,
-                 int tokens, index_t next_tokens, Scratch& s) const noexcept {
+                 int tokens, index_t next_tokens, bool outputs, Scratch& s) const noexcept {
     bool bounded[kMaxBlocks];
     for (int i = begin; i < end; ++i) {
-      bounded[i] = is_direct(blocks[i])
-                       ? prepare<true>(blocks[i], streams, t0, tokens, (i - begin) * tokens, s)
-                       : prepare<false>(blocks[i], streams, t0, tokens, (i - begin) * tokens, s);
+      bounded[i] = prepare(blocks[i], streams, t0, tokens, (i - begin) * tokens, s);
     }
     for (int i = begin; i < end; ++i) {
       Block& block = blocks[i];
@@ -318,6 +329,7 @@ class VectorScan {
       block.h_in = block.h_out;
       block.h_in_stride = block.h_out_stride;
     }
+    if (!outputs) return;
     for (int i = begin; i < end; ++i) {
       if (is_direct(blocks[i])) {
         finish<true>(blocks[i], streams, t0, tokens, (i - begin) * tokens, s);
@@ -379,9 +391,14 @@ class VectorScan {
   }
 
   // delta, its products and D x of a chunk; whether every delta A is within exp2_bounded.
-  template <bool Direct>
   bool prepare(const Block& block, const Streams& streams, index_t t0, int tokens, int row,
                Scratch& s) const noexcept {
+    return is_direct(block) ? prepare_as<true>(block, streams, t0, tokens, row, s)
+                            : prepare_as<false>(block, streams, t0, tokens, row, s);
+  }
+  template <bool Direct>
+  bool prepare_as(const Block& block, const Streams& streams, index_t t0, int tokens, int row,
+                  Scratch& s) const noexcept {
     const T* const x = streams.x.data + t0 * streams.x.token + block.channel * a_.x.stride(2);
     const T* const dt = streams.dt.data + t0 * streams.dt.token + block.channel * a_.dt.stride(2);
     const V bias = load_channels(a_.dt_bias, block);
@@ -792,8 +809,22 @@ R decay_magnitude(View<const R, 2> A) noexcept {
   return state_matrix_decays(A) ? std::numeric_limits<R>::infinity() : R(-1);
 }
 
+// check_values of the operation, and the `magnitude` that VectorScan asks for.
+template <class T, class S>
+Status check_values(const SelectiveScanArgs<T, S>& a, S& magnitude) noexcept {
+  magnitude = decay_magnitude(a.A);
+  if (magnitude < 0) return ssm::check_values(a);
+  return ssm::check_values(a.sequences, "selective_scan", a.x.extent(0), a.x.extent(1));
+}
+
 // Below this many state updates (some 10 µs) a call is not worth waking another thread.
 inline constexpr index_t kScanSerialUpdates = index_t{1} << 15;
+
+template <class T, class S>
+Parallel scan_threads(const Cpu& cpu, const SelectiveScanArgs<T, S>& a) noexcept {
+  const index_t updates = saturating_mul(a.x.size(), a.A.extent(1));
+  return updates < kScanSerialUpdates ? Parallel{} : cpu.parallel;
+}
 
 SSM_CPU_DETAIL_END
 
@@ -816,16 +847,12 @@ Status selective_scan(const Cpu& cpu, const SelectiveScanArgs<T, S>& a) noexcept
   Status status = check_shapes(a);
   if (!status.is_ok()) return status;
 
-  const index_t channels = a.x.extent(2);
-  const index_t updates = saturating_mul(a.x.size(), a.A.extent(1));
-  const Parallel parallel = updates < detail::kScanSerialUpdates ? Parallel{} : cpu.parallel;
+  const Parallel parallel = detail::scan_threads(cpu, a);
   if constexpr (!is_complex_v<S>) {
     if (a.A.extent(1) <= detail::VectorScan<T>::kCapacity) {
-      const Accum magnitude = detail::decay_magnitude(a.A);
-      status = magnitude < 0
-                   ? check_values(a)
-                   : check_values(a.sequences, "selective_scan", a.x.extent(0), a.x.extent(1));
-      if (!status.is_ok() || channels == 0) return status;
+      Accum magnitude;
+      status = detail::check_values(a, magnitude);
+      if (!status.is_ok() || a.x.extent(2) == 0) return status;
       const detail::VectorScan<T> scan(a, magnitude, std::max(parallel.threads, 1));
       parallel.for_each(scan.tasks(), scan);
       return status;
