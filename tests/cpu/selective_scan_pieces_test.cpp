@@ -38,7 +38,7 @@ ScanCase long_case(index_t length) {
   c.groups_b = c.groups_c = 1;
   return c;
 }
-// … or never.
+// … or never: their decays are next to 1, where 4000 roundings of them leave 1e-6.
 ScanCase slow_case(index_t length) {
   ScanCase c = long_case(length);
   c.A_low = -1e-3;
@@ -61,11 +61,11 @@ void expect_accurate(const ScanCase& c, index_t pieces) {
   const Scan p(c);
   const oracle::ScanResult wanted = p.expected();
   ASSERT_TRUE(selective_scan(InPieces{{}, pieces}, p.args()));
-  EXPECT_LE(distance(p.y.values(), wanted.y), 1e-6);
+  const double tolerance = c.A_low < -0.1 ? 1e-6 : 2e-6;
+  EXPECT_LE(distance(p.y.values(), wanted.y), tolerance);
   std::vector<oracle::Real> h;
   for (const oracle::Complex& value : wanted.h) h.push_back(value.real());
-  // Decays near 1 are rounded once a token; the outputs' other terms hide it.
-  EXPECT_LE(distance(p.h_last.values(), h), 2e-6);
+  EXPECT_LE(distance(p.h_last.values(), h), tolerance);
   p.expect_guards();
 }
 
