@@ -12,7 +12,7 @@
 #include "support/random.hpp"
 
 #if SSM_BENCH_OPENBLAS
-#include <cblas.h>
+#include "ssm/cpu/cblas.hpp"
 #endif
 
 // The matrix products of a Mamba-130m: 24 layers of d_model 768, vocabulary 50,280. flop/s stands
@@ -78,9 +78,10 @@ void count(benchmark::State& state, double flop, double bytes) {
 
 // One matrix product: args are rows and threads.
 template <class T>
-void prefill(benchmark::State& state, Shape shape, WeightFormat format, bool packed) {
+void prefill(benchmark::State& state, Shape shape, WeightFormat format, bool packed,
+             const ssm::Blas& blas = {}) {
   ssm::ThreadPool pool(static_cast<int>(state.range(1)));
-  const ssm::Cpu backend{pool.parallel()};
+  const ssm::Cpu backend{pool.parallel(), blas};
   Product<T> product(backend, shape, state.range(0), format, packed);
   for (auto _ : state) {
     product.run(backend);
@@ -186,6 +187,12 @@ const int registered = [] {
     add(name + "/openblas", [=](benchmark::State& s) {
       openblas(s, shape);
     })->ArgsProduct({{64, 512, 2048}, {1, 2}});
+    add(name + "/blas",
+        [=](benchmark::State& s) {  // the same through Cpu::blas
+          openblas_set_num_threads(1);
+          prefill<float>(s, shape, {}, false, ssm::cblas());
+        })
+        ->ArgsProduct({{64, 512, 2048}, {1, 2}});
 #endif
   }
   add("prefill/head/f32", [](benchmark::State& s) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "ssm/cpu/backend.hpp"
+#include "ssm/cpu/blas_product.hpp"
 #include "ssm/cpu/panel_kernels.hpp"
 #include "ssm/ops/linear.hpp"
 
@@ -189,6 +190,26 @@ void multiply_all(const Parallel& parallel, const LinearArgs<T, TOut>& a) noexce
   });
 }
 
+// By the backend's BLAS; false, and nothing is written, where it does not apply.
+template <class T, class TOut>
+bool multiply_by_blas(const Cpu& backend, const LinearArgs<T, TOut>& a) noexcept {
+  if constexpr (std::is_same<T, TOut>::value && std::is_same<T, accum_t<T>>::value) {
+    const bool exact = a.packed.data == nullptr || a.packed.format == WeightFormat::native;
+    if (!exact || a.x.extent(0) * a.x.extent(1) < kBlasTokens ||
+        !blas_product<T>(backend, false, a.x, true, a.weight, T(0), a.y)) {
+      return false;
+    }
+    if (a.bias.present()) {
+      for (index_t row = 0; row < a.y.extent(0) * a.y.extent(1); ++row) {
+        T* const y = &a.y(row / a.y.extent(1), row % a.y.extent(1), 0);
+        for (index_t o = 0; o < a.y.extent(2); ++o) y[o] += a.bias(o);
+      }
+    }
+    return true;
+  }
+  return false;
+}
+
 template <class Panel>
 struct PanelTag {
   using type = Panel;
@@ -286,6 +307,8 @@ PackedWeight pack_linear(const Cpu& backend, const View<const T, 2>& weight, Wei
 // number of threads nor the number of rows: a token alone and in a batch gives the same bits. With
 // AVX512-BF16, products of bf16 weights and bf16 activations take subnormals as zero.
 //
+// With a Cpu::blas, 16 tokens or more of float or double are its to multiply; see Blas.
+//
 // Allocates nothing; takes at most 20 KB of stack for the rows of one tile (12 or fewer, by
 // instruction set), 90 KB for more, and 32 KB on top for a weight that is not packed.
 // On a bad argument it returns a Status and writes nothing.
@@ -293,7 +316,7 @@ template <class T, class TOut>
 Status linear(const Cpu& backend, const LinearArgs<T, TOut>& a) noexcept {
   const Status status = check_shapes(a);
   if (!status.is_ok()) return status;
-  if (a.y.size() == 0) return Status::ok();
+  if (a.y.size() == 0 || detail::multiply_by_blas(backend, a)) return Status::ok();
   if (a.packed.data != nullptr) {
     detail::with_panel<T>(a.packed.format, [&](auto tag) noexcept {
       detail::multiply_all<typename decltype(tag)::type, true>(backend.parallel, a);

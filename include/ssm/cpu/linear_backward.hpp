@@ -169,23 +169,43 @@ void sum_over_tokens(const Parallel& parallel, const LinearGradArgs<T, TOut, TIn
   });
 }
 
+// gradient (+)= op(A) B by the backend's BLAS; false, and nothing is written, where it does not
+// apply.
+template <class A, class B, class C>
+bool gradient_by_blas(const Cpu& cpu, index_t tokens, bool a_transposed, const A& a, const B& b,
+                      const C& gradient, GradMode mode) noexcept {
+  using R = typename C::element_type;
+  if constexpr (std::is_same<R, accum_t<R>>::value &&
+                std::is_same<typename A::element_type, const R>::value &&
+                std::is_same<typename B::element_type, const R>::value) {
+    return tokens >= kBlasTokens &&
+           blas_product<R>(cpu, a_transposed, a, false, b,
+                           mode == GradMode::accumulate ? R(1) : R(0), gradient);
+  }
+  return false;
+}
+
 SSM_CPU_DETAIL_END
 
 SSM_CPU_NAMESPACE_BEGIN
 
 // The gradient of the linear layer on the CPU; see LinearGradArgs for the equations. Both products
 // run in accum_t<T>, whatever the weight is stored as, on tiles of the output. Any strides;
-// features contiguous is fastest. Allocates nothing and needs no workspace; takes at most 130 KB of
+// features contiguous is fastest. A Cpu::blas computes them for 16 tokens or more; see Blas.
+// Allocates nothing and needs no workspace; takes at most 130 KB of
 // stack. On a bad argument it returns a Status and writes nothing.
 template <class T, class TOut, class TIn>
 Status linear_backward(const Cpu& cpu, const LinearGradArgs<T, TOut, TIn>& a, Arena) noexcept {
   const Status status = check_shapes(a);
   if (!status.is_ok()) return status;
   using Accum = accum_t<T>;
-  if (wanted(a.dx, a.inputs)) {
+  const index_t tokens = a.dy.extent(0) * a.dy.extent(1);
+  if (wanted(a.dx, a.inputs) &&
+      !detail::gradient_by_blas(cpu, tokens, false, a.dy, a.weight, a.dx, a.inputs)) {
     detail::multiply_tiles<Accum>(cpu.parallel, detail::InputGradient<T, TOut, TIn>(a));
   }
-  if (wanted(a.dweight, a.parameters)) {
+  if (wanted(a.dweight, a.parameters) &&
+      !detail::gradient_by_blas(cpu, tokens, true, a.dy, a.x, a.dweight, a.parameters)) {
     detail::multiply_tiles<Accum>(cpu.parallel, detail::WeightGradient<T, TOut, TIn>(a));
   }
   if (wanted(a.dbias, a.parameters)) detail::sum_over_tokens(cpu.parallel, a);
