@@ -44,7 +44,8 @@ class PiecewiseScan : VectorScan<T> {
         tokens_((args.x.extent(1) + pieces - 1) / pieces),
         pieces_((args.x.extent(1) + tokens_ - 1) / tokens_) {}
 
-  index_t tasks() const noexcept { return runs() * pieces_; }
+  // Piece by piece of a sequence, so that the registers of a row are read at about the same time.
+  index_t tasks() const noexcept { return sequences() * pieces_ * this->blocks_; }
 
   void carve(Arena& arena) noexcept {
     states_ = arena.allocate<Accum>(saturating_mul(tasks(), d_state_ * kWidth));
@@ -52,7 +53,7 @@ class PiecewiseScan : VectorScan<T> {
   }
 
   void find_end(index_t task) const noexcept {
-    if (task % pieces_ == pieces_ - 1) return;  // nothing comes after it
+    if (task / this->blocks_ % pieces_ == pieces_ - 1) return;  // nothing comes after it
     Memory memory;
     Piece piece(*this, task, memory.A);
     Block& block = piece.block;
@@ -77,29 +78,28 @@ class PiecewiseScan : VectorScan<T> {
   }
 
   void join() const noexcept {
-    for (index_t run = 0; run < runs(); ++run) {
-      Block block;
-      this->place_block(block, run % this->blocks_);
+    for_each_block([&](Block& block, index_t sequence, index_t first) noexcept {
       const Accum* const A = a_.A.data() + block.channel * a_.A.stride(0);
-      const Accum* const h0 = a_.h0.present()
-                                  ? a_.h0.data() + run / this->blocks_ * a_.h0.stride(0) +
-                                        block.channel * a_.h0.stride(1)
-                                  : nullptr;
+      const Accum* h0 = nullptr;
+      if (a_.h0.present()) {
+        h0 = a_.h0.data() + sequence * a_.h0.stride(0) + block.channel * a_.h0.stride(1);
+      }
       for (index_t n = 0; n < d_state_; ++n) {
         const V rate = load_strided<V>(A + n * a_.A.stride(1), a_.A.stride(0), block.lanes);
         V h(Accum(0));
         if (h0 != nullptr) {
           h = load_strided<V>(h0 + n * a_.h0.stride(2), a_.h0.stride(1), block.lanes);
         }
-        for (index_t task = run * pieces_;; ++task) {
+        for (index_t piece = 0;; ++piece) {
+          const index_t task = first + piece * this->blocks_;
           Accum* const state = states(task) + n * kWidth;
           const V end = V::load(state);
           h.store(state);
-          if (task + 1 == (run + 1) * pieces_) break;
+          if (piece + 1 == pieces_) break;
           h = fma(exp(rate * V::load(delta_ + task * kWidth)), h, end);
         }
       }
-    }
+    });
   }
 
   void operator()(index_t task) const noexcept {
@@ -109,13 +109,11 @@ class PiecewiseScan : VectorScan<T> {
   }
 
   void finish() const noexcept {
-    for (index_t run = 0; run < runs(); ++run) {
-      for (index_t task = run * pieces_ + 1; task < (run + 1) * pieces_; ++task) spread_nan(task);
-      Block block;
-      this->place_block(block, run % this->blocks_);
-      this->hold_state(block, states((run + 1) * pieces_ - 1));
-      this->store_h_last(block, run / this->blocks_);
-    }
+    for_each_block([&](Block& block, index_t sequence, index_t first) noexcept {
+      for (index_t piece = 1; piece < pieces_; ++piece) spread_nan(first + piece * this->blocks_);
+      this->hold_state(block, states(first + (pieces_ - 1) * this->blocks_));
+      this->store_h_last(block, sequence);
+    });
   }
 
  private:
@@ -132,18 +130,30 @@ class PiecewiseScan : VectorScan<T> {
     Block block;
 
     Piece(const PiecewiseScan& scan, index_t task, Accum* A) noexcept
-        : range(scan.a_.sequences.range(task / scan.pieces_ / scan.blocks_, scan.a_.x.extent(1))),
-          begin(std::min(task % scan.pieces_ * scan.tokens_, range.end)),
+        : range(scan.a_.sequences.range(task / scan.blocks_ / scan.pieces_, scan.a_.x.extent(1))),
+          begin(std::min(task / scan.blocks_ % scan.pieces_ * scan.tokens_, range.end)),
           end(std::min(begin + scan.tokens_, range.end)),
           streams(scan.a_, range) {
-      scan.place_block(block, task / scan.pieces_ % scan.blocks_);
+      scan.place_block(block, task % scan.blocks_);
       scan.load_A(block, A, scan.a_.x.extent(1));
       scan.hold_state(block, scan.states(task));
     }
   };
 
-  // Every register of channels of every sequence.
-  index_t runs() const noexcept { return this->blocks_ * a_.sequences.count(a_.x.extent(0)); }
+  index_t sequences() const noexcept { return a_.sequences.count(a_.x.extent(0)); }
+
+  // f(block, sequence, task of its first piece) for every register of channels of every sequence.
+  template <class F>
+  void for_each_block(F f) const noexcept {
+    for (index_t sequence = 0; sequence < sequences(); ++sequence) {
+      for (index_t i = 0; i < this->blocks_; ++i) {
+        Block block;
+        this->place_block(block, i);
+        f(block, sequence, sequence * pieces_ * this->blocks_ + i);
+      }
+    }
+  }
+
   Accum* states(index_t task) const noexcept { return states_ + task * d_state_ * kWidth; }
 
   // Whether exp(-exponent) is below 2^-40 of the rounding of any number, in every lane that exists.
@@ -159,7 +169,7 @@ class PiecewiseScan : VectorScan<T> {
 
   // A state that the piece before left infinite or NaN makes this one's NaN, and its outputs.
   void spread_nan(index_t task) const noexcept {
-    const Accum* const before = states(task - 1);
+    const Accum* const before = states(task - this->blocks_);
     Accum* const after = states(task);
     V spoiled(Accum(0));
     for (index_t n = 0; n < d_state_; ++n) {
