@@ -175,16 +175,20 @@ void multiply_all(const Parallel& parallel, const LinearArgs<T, TOut>& a) noexce
     });
     return;
   }
-  const index_t row_tasks = (rows + kTaskRows - 1) / kTaskRows;
-  const index_t even = (rows + row_tasks - 1) / row_tasks;
-  const index_t step = (even + Panel::kRows - 1) / Panel::kRows * Panel::kRows;
   const index_t span = kTaskPanels / layout.group;
   const index_t group_tasks = (layout.groups + span - 1) / span;
+  // Narrow layers have few panels: fewer rows to a task then, so that a thread gets four.
+  index_t row_tasks = (rows + kTaskRows - 1) / kTaskRows;
+  if (kPacked && executor.threads > 1) {
+    row_tasks = std::max(row_tasks, 4 * executor.threads / group_tasks);
+  }
+  const index_t even = (rows + row_tasks - 1) / row_tasks;
+  const index_t step = (even + Panel::kRows - 1) / Panel::kRows * Panel::kRows;
+  row_tasks = (rows + step - 1) / step;
   // Rows innermost: the panels come from memory once and then from a cache.
   executor.for_each(group_tasks * row_tasks, [&](index_t i) noexcept {
     const index_t first = i % row_tasks * step;
     const index_t left = rows - first;
-    if (left <= 0) return;
     multiply_groups<Panel, kPacked, kTaskRows>(a, layout, i / row_tasks * span, span, first,
                                                static_cast<int>(left < step ? left : step));
   });
