@@ -218,15 +218,16 @@ std::size_t scratch_bytes(const Cpu&, const SelectiveScanArgs<T, S>& a, index_t 
 }
 
 // The selective scan with every sequence cut into `pieces` >= 1 of equal length that run at the
-// same time, for long sequences of few channels: without it only channels and sequences (by
-// registers) are spread over threads. As many pieces as threads suffice, more balance better.
-// `scratch` holds scratch_bytes(cpu, a, pieces).
+// same time, for long sequences of few channels: without it only sequences and channels, by
+// registers, are spread over threads. As many pieces as threads suffice. `scratch` holds
+// scratch_bytes(cpu, a, pieces).
 //
 // Results depend on `pieces`, by rounding, and not on the number of threads. What a state has
-// decayed below 2^-64 of itself (2^-93 for double) within a piece does not enter the next one: that
-// is what keeps the extra work small, from a second exponential for every token where states decay
-// slowly to next to none. A state that becomes infinite or NaN makes every output of the following
-// pieces, and h_last, NaN.
+// decayed below 2^-64 of itself (2^-93 for double) within a piece does not enter the next one, so
+// the extra work is a few per cent where states forget; where they forget nothing within a piece it
+// is a second scan, and two threads gain nothing (bench/results/2026-11-28-cpu-pieces-blas.md). A
+// state that becomes infinite or NaN is NaN in h_last, and so are its channel's outputs in every
+// piece after.
 //
 // Complex systems, d_state above 256, packed sequences and ScanMode::accurate are not cut: that is
 // selective_scan(cpu, a), with no use for scratch.
