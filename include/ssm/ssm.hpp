@@ -16,6 +16,8 @@
 #include "ssm/core/view.hpp"
 #include "ssm/cpu/adamw.hpp"
 #include "ssm/cpu/backend.hpp"
+#include "ssm/cpu/blas.hpp"
+#include "ssm/cpu/blas_product.hpp"
 #include "ssm/cpu/causal_conv1d.hpp"
 #include "ssm/cpu/causal_conv1d_backward.hpp"
 #include "ssm/cpu/cross_entropy.hpp"

@@ -27,9 +27,10 @@ set(no_json "^nlohmann/")
 set(no_stream "^(iostream|ostream|istream|sstream|fstream|iomanip)$")
 set(no_cuda "^(cuda|cublas|cooperative_groups|cub/|thrust/)")
 
-# Every header that the umbrella must lead to, but for those that a user asks for: they bring threads.
+# Every header that the umbrella must lead to, but for those that a user asks for: they bring
+# threads, or a BLAS.
 set(umbrella_layers core ops lti reference cpu block model)
-set(opt_in_headers ssm/cpu/thread_pool.hpp ssm/cpu/openmp.hpp)
+set(opt_in_headers ssm/cpu/thread_pool.hpp ssm/cpu/openmp.hpp ssm/cpu/cblas.hpp)
 
 function(ssm_layer path out)
   string(REGEX MATCH "^ssm/([^/]+)" ignored "${path}")
