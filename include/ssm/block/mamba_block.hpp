@@ -112,7 +112,7 @@ class MambaBlock {
       block.weights_ = shapes_only(config);
       MambaStepArgs<T> args = block.fused_step({}, {});
       args.x = View<const T, 2>(nullptr, {batch, config.d_model});
-      return std::max(counter.bytes_needed(), scratch_bytes(backend, args));
+      return std::max(counter.bytes_needed(), mamba_step_workspace_bytes(args));
     }
     return counter.bytes_needed();
   }

@@ -11,12 +11,12 @@ SSM_NAMESPACE_BEGIN
 // every platform, one word of state, saved and restored by copying. Not for cryptography.
 class Random {
  public:
-  explicit Random(std::uint64_t seed) noexcept : state_(seed) {}
+  SSM_HOST_DEVICE explicit Random(std::uint64_t seed) noexcept : state_(seed) {}
 
   // Random(r.state()) goes on as r does.
-  std::uint64_t state() const noexcept { return state_; }
+  SSM_HOST_DEVICE std::uint64_t state() const noexcept { return state_; }
 
-  std::uint64_t next() noexcept {
+  SSM_HOST_DEVICE std::uint64_t next() noexcept {
     state_ += 0x9e3779b97f4a7c15u;
     std::uint64_t z = state_;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -25,7 +25,7 @@ class Random {
   }
 
   // Uniform on [0, 1), 53 bits.
-  double uniform() noexcept { return static_cast<double>(next() >> 11) * 0x1p-53; }
+  SSM_HOST_DEVICE double uniform() noexcept { return static_cast<double>(next() >> 11) * 0x1p-53; }
   double uniform(double low, double high) noexcept { return low + (high - low) * uniform(); }
 
   // Uniform on {0, …, count - 1}, count >= 1.

@@ -6,33 +6,9 @@
 #include "ssm/core/arena.hpp"
 #include "ssm/core/check.hpp"
 #include "ssm/core/random.hpp"
+#include "ssm/ops/sample.hpp"
 
 SSM_NAMESPACE_BEGIN
-
-// How the next token is chosen from its logits, applied in this order:
-//
-//   repetition  logits of tokens in the history are divided by `repetition_penalty` if positive and
-//               multiplied by it if negative (Keskar et al. 2019), once per distinct token
-//   temperature logits / temperature; 0 means greedy: the largest logit, the lowest token on a tie
-//   top-k       only the k largest; 0 means all
-//   top-p       only the smallest set of the most probable whose probabilities reach p
-//               (Holtzman et al. 2020), at least one
-struct SamplerConfig {
-  double temperature = 1;         // >= 0
-  index_t top_k = 0;              // >= 0
-  double top_p = 1;               // (0, 1]
-  double repetition_penalty = 1;  // > 0
-};
-
-inline Status validate(const SamplerConfig& c) noexcept {
-  return Check("SamplerConfig")
-      .at_least("temperature", c.temperature, 0.0)
-      .at_least("top_k", c.top_k, index_t{0})
-      .greater("top_p", c.top_p, 0.0)
-      .at_most("top_p", c.top_p, 1.0)
-      .greater("repetition_penalty", c.repetition_penalty, 0.0)
-      .status();
-}
 
 // Draws tokens in host memory. The same seed, logits and history give the same tokens on every
 // platform whose logits agree.

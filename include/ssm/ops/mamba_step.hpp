@@ -97,11 +97,49 @@ Status check_shapes(const MambaStepArgs<T>& a) noexcept {
   return check.status();
 }
 
+namespace detail {
+
+// What mamba_step carves from its workspace: the activations between its parts.
+template <class T>
+struct MambaStepScratch {
+  View<T, 2> normed;  // (batch, d_model)
+  View<T, 2> mixed;   // (batch, d_model)
+  View<T, 2> xz;      // (batch, in_rows)
+  View<T, 2> x;       // (batch, d_inner): after the convolution, then the scan's output
+  View<T, 2> dt_BC;   // (batch, dt_rank + 2 d_state)
+  View<T, 2> dt;      // (batch, d_inner)
+
+  static MambaStepScratch carve(const MambaStepArgs<T>& a, Arena& arena) noexcept {
+    const index_t batch = a.batch();
+    const auto rows = [&](const View<const T, 2>& weight) {
+      return arena.view<T, 2>({batch, weight.extent(0)});
+    };
+    MambaStepScratch s;
+    s.normed = rows(a.out_proj_weight);
+    s.mixed = rows(a.out_proj_weight);
+    s.xz = rows(a.in_proj_weight);
+    s.x = rows(a.dt_proj_weight);
+    s.dt_BC = rows(a.x_proj_weight);
+    s.dt = rows(a.dt_proj_weight);
+    return s;
+  }
+};
+
+}  // namespace detail
+
+// Bytes of workspace for mamba_step; reads shapes alone.
+template <class T>
+std::size_t mamba_step_workspace_bytes(const MambaStepArgs<T>& a) noexcept {
+  Arena counter;
+  detail::MambaStepScratch<T>::carve(a, counter);
+  return counter.bytes_needed();
+}
+
 // Chosen only when the backend's own header is missing.
 template <class Backend, class T>
 Status mamba_step(const Backend&, const MambaStepArgs<T>&, Arena) {
   static_assert(sizeof(Backend) == 0,
-                "no mamba_step for this backend: include <ssm/cuda/mamba_step.cuh>");
+                "no mamba_step for this backend: include <ssm/cuda/mamba_step.hpp>");
   return Status::ok();
 }
 

@@ -2,6 +2,7 @@
 
 #include "ssm/core/arena.hpp"
 #include "ssm/ops/execution.hpp"
+#include "ssm/ops/mamba_step.hpp"
 
 // Handles of the CUDA runtime and of cuBLASLt, declared here so that this header needs no toolkit:
 // CUstream_st* is cudaStream_t, cublasLtContext* is cublasLtHandle_t.
@@ -27,5 +28,13 @@ struct Cuda {
 
 template <>
 inline constexpr bool reads_on_host<Cuda> = false;
+
+// By ssm/cuda/mamba_step.hpp.
+template <>
+inline constexpr bool fuses_mamba_step<Cuda, float> = true;
+template <>
+inline constexpr bool fuses_mamba_step<Cuda, bf16> = true;
+template <>
+inline constexpr bool fuses_mamba_step<Cuda, f16> = true;
 
 SSM_NAMESPACE_END

@@ -105,31 +105,6 @@ View<T, 3> with_one_token(const View<T, 2>& v) noexcept {
   return {v.data(), {v.extent(0), 1, v.extent(1)}, {v.stride(0), 0, v.stride(1)}};
 }
 
-template <class T>
-struct MambaStepScratch {
-  View<T, 2> normed;  // (batch, d_model)
-  View<T, 2> mixed;   // (batch, d_model)
-  View<T, 2> xz;      // (batch, in_rows)
-  View<T, 2> x;       // (batch, d_inner): after the convolution, then the scan's output
-  View<T, 2> dt_BC;   // (batch, dt_rank + 2 d_state)
-  View<T, 2> dt;      // (batch, d_inner)
-
-  static MambaStepScratch carve(const MambaStepArgs<T>& a, Arena& arena) noexcept {
-    const index_t batch = a.batch();
-    const auto rows = [&](const View<const T, 2>& weight) {
-      return arena.view<T, 2>({batch, weight.extent(0)});
-    };
-    MambaStepScratch s;
-    s.normed = rows(a.out_proj_weight);
-    s.mixed = rows(a.out_proj_weight);
-    s.xz = rows(a.in_proj_weight);
-    s.x = rows(a.dt_proj_weight);
-    s.dt_BC = rows(a.x_proj_weight);
-    s.dt = rows(a.dt_proj_weight);
-    return s;
-  }
-};
-
 // The products of a step, in one of two ways.
 template <class T>
 class MambaStep {
@@ -271,13 +246,6 @@ class MambaStep {
 };
 
 }  // namespace detail
-
-template <class T>
-std::size_t scratch_bytes(const Cuda&, const MambaStepArgs<T>& a) noexcept {
-  Arena counter;
-  detail::MambaStepScratch<T>::carve(a, counter);
-  return counter.bytes_needed();
-}
 
 template <class T>
 Status mamba_step(const Cuda& cuda, const MambaStepArgs<T>& a, Arena workspace) {

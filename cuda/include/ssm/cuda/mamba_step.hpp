@@ -1,7 +1,6 @@
 #pragma once
 
 #include "ssm/cuda/context.hpp"
-#include "ssm/ops/mamba_step.hpp"
 
 // The decoding step of a block on CUDA, declared; see selective_scan.hpp on .hpp and .cuh. Up to
 // four rows whose vectors fit in 48 KiB take four kernels, each of which starts to fetch its
@@ -9,17 +8,6 @@
 // dt_proj and scan; out_proj and residual. More rows take their products from cuBLASLt.
 
 SSM_NAMESPACE_BEGIN
-
-template <>
-inline constexpr bool fuses_mamba_step<Cuda, float> = true;
-template <>
-inline constexpr bool fuses_mamba_step<Cuda, bf16> = true;
-template <>
-inline constexpr bool fuses_mamba_step<Cuda, f16> = true;
-
-// Bytes of `workspace`.
-template <class T>
-std::size_t scratch_bytes(const Cuda& cuda, const MambaStepArgs<T>& a) noexcept;
 
 // d_state up to 256 and BRule::euler, else `unsupported`. Values (slots, the sign of A) are not
 // checked. T is float, bf16 or f16.
