@@ -424,12 +424,10 @@ template <class T, class Source, class Sink>
 cudaError_t launch_gemv(const Cuda& cuda, const View<const T, 2>& weight, index_t tokens,
                         const Source& source, const Sink& sink) {
   const GemvWeight<T> w(weight);
-  // Two or three blocks per multiprocessor have enough in flight and leave room for the kernel
-  // after; whichever leaves fewer warps idle while the last rows are computed.
+  // Three blocks per multiprocessor have more in flight than two, and leave room for the kernel
+  // after.
+  const int most = 3 * device_attribute(cudaDevAttrMultiProcessorCount);
   const int needed = (w.rows + kGemvWarps - 1) / kGemvWarps;
-  const int processors = device_attribute(cudaDevAttrMultiProcessorCount);
-  const auto idle = [&](int blocks) { return (blocks - needed % blocks) % blocks; };
-  const int most = idle(2 * processors) < idle(3 * processors) ? 2 * processors : 3 * processors;
   const auto run = [&](auto count) {
     constexpr int kTokens = decltype(count)::value;
     return launch_dependent(cuda, gemv_kernel<T, kTokens, Source, Sink>,
