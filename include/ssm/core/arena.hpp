@@ -64,8 +64,8 @@ class Arena {
   bool counting() const noexcept { return counting_; }
   // True once an allocation did not fit (or its size overflowed).
   bool exhausted() const noexcept { return exhausted_; }
-  // Ok, or workspace_too_small with the bytes there are and the bytes needed: what was carved from an
-  // arena that only counts is not there either.
+  // Ok, or workspace_too_small with the bytes there are and the bytes needed: what was carved from
+  // an arena that only counts is not there either.
   Status status(const char* operation) const noexcept {
     if (!exhausted_ && !(counting_ && used_ > 0)) return Status::ok();
     return Status::error(ErrorCode::workspace_too_small, operation, "workspace bytes",
