@@ -223,31 +223,42 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecode, testing::ValuesIn(decode_cases()),
                            return std::string(test.param.name) + "_" + std::to_string(test.index);
                          });
 
-// A skipped row touches no state, and a state that no row names keeps its bits.
-TEST_F(OnPinnedMemory, StepLeavesOtherStatesAlone) {
-  const ssm::MambaConfig config = ssm::mamba_config(64);
-  for (const index_t batch : {2, 8}) {
-    SCOPED_TRACE(batch);
-    Pinned weight_memory, state_memory;
-    const auto weights = pinned(&weight_memory, [&](ssm::Arena& arena) {
+// A block of random weights beside states of four sequences.
+class CudaBlockStep : public OnPinnedMemory {
+ protected:
+  void build(index_t d_model) {
+    const ssm::MambaConfig config = ssm::mamba_config(d_model);
+    const auto weights = pinned(&weight_memory_, [&](ssm::Arena& arena) {
       return ssm::MambaParameters<float>::carve(config, arena);
     });
     ssm::Random random(3);
     ssm::initialize(config, weights, random);
-    ssm::MambaBlock<float, ssm::Cuda> block;
-    const Pinned prepared(block.prepared_bytes(cuda_, config));
-    done(block.prepare(cuda_, config, weights, prepared.arena()));
-    const auto state = pinned(&state_memory, [&](ssm::Arena& arena) {
+    prepared_ = Pinned(block_.prepared_bytes(cuda_, config));
+    done(block_.prepare(cuda_, config, weights, prepared_.arena()));
+    state_ = pinned(&state_memory_, [&](ssm::Arena& arena) {
       return ssm::MambaState<float>::carve(config, 4, arena);
     });
+  }
+
+  Pinned weight_memory_, state_memory_, prepared_;
+  ssm::MambaBlock<float, ssm::Cuda> block_;
+  ssm::MambaState<float> state_;
+};
+
+// A skipped row touches no state, and a state that no row names keeps its bits.
+TEST_F(CudaBlockStep, StepLeavesOtherStatesAlone) {
+  for (const index_t batch : {2, 8}) {
+    SCOPED_TRACE(batch);
+    build(64);
+    ssm::Random random(4);
     const auto bits = [&](index_t slot) {
-      auto all = flat(state.conv.slice(0, slot, 1));
-      const auto more = flat(state.ssm.slice(0, slot, 1));
+      auto all = flat(state_.conv.slice(0, slot, 1));
+      const auto more = flat(state_.ssm.slice(0, slot, 1));
       all.insert(all.end(), more.begin(), more.end());
       return all;
     };
-    for (index_t i = 0; i < state.conv.size(); ++i) state.conv.data()[i] = 0.5f;
-    for (index_t i = 0; i < state.ssm.size(); ++i) state.ssm.data()[i] = 0.25f;
+    for (index_t i = 0; i < state_.conv.size(); ++i) state_.conv.data()[i] = 0.5f;
+    for (index_t i = 0; i < state_.ssm.size(); ++i) state_.ssm.data()[i] = 0.25f;
     View<float, 2> x, y;
     View<index_t, 1> slots;
     const Pinned x_memory = Pinned::of(&x, {batch, 64});
@@ -257,37 +268,25 @@ TEST_F(OnPinnedMemory, StepLeavesOtherStatesAlone) {
     for (index_t b = 0; b < batch; ++b) slots(b) = b == 1 ? 2 : -1;
     const auto before = bits(2);
     const auto other = bits(1);
-    const Pinned scratch(block.workspace_bytes(cuda_, batch, 1));
-    done(block.step(cuda_, x, y, state, scratch.arena(), slots));
+    const Pinned scratch(block_.workspace_bytes(cuda_, batch, 1));
+    done(block_.step(cuda_, x, y, state_, scratch.arena(), slots));
     EXPECT_NE(bits(2), before);
     for (const index_t slot : {0, 1, 3}) EXPECT_EQ(bits(slot), other) << slot;
     for (index_t i = 0; i < 64; ++i) EXPECT_TRUE(std::isfinite(y(1, i)));
   }
 }
 
-TEST_F(OnPinnedMemory, StepNamesBadInput) {
-  const ssm::MambaConfig config = ssm::mamba_config(16);
-  Pinned weight_memory, state_memory;
-  const auto weights = pinned(&weight_memory, [&](ssm::Arena& arena) {
-    return ssm::MambaParameters<float>::carve(config, arena);
-  });
-  ssm::Random random(3);
-  ssm::initialize(config, weights, random);
-  ssm::MambaBlock<float, ssm::Cuda> block;
-  const Pinned prepared(block.prepared_bytes(cuda_, config));
-  done(block.prepare(cuda_, config, weights, prepared.arena()));
-  const auto state = pinned(&state_memory, [&](ssm::Arena& arena) {
-    return ssm::MambaState<float>::carve(config, 4, arena);
-  });
+TEST_F(CudaBlockStep, StepNamesBadInput) {
+  build(16);
   View<float, 2> x, y;
   View<index_t, 1> slots;
   const Pinned x_memory = Pinned::of(&x, {2, 16});
   const Pinned y_memory = Pinned::of(&y, {2, 16});
   const Pinned slot_memory = Pinned::of(&slots, {2});
-  const Pinned scratch(block.workspace_bytes(cuda_, 2, 1));
+  const Pinned scratch(block_.workspace_bytes(cuda_, 2, 1));
   const auto step = [&](const View<float, 2>& in, const View<const index_t, 1>& chosen,
                         ssm::Arena arena) {
-    return std::string(block.step(cuda_, in, y, state, arena, chosen).message().text);
+    return std::string(block_.step(cuda_, in, y, state_, arena, chosen).message().text);
   };
   EXPECT_EQ(step(x, {}, scratch.arena()), "mamba_step: conv.extent(0) is 4, must equal 2");
   EXPECT_EQ(step(x, slots.slice(0, 0, 1), scratch.arena()),
