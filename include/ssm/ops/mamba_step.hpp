@@ -22,10 +22,12 @@ template <class T>
 struct MambaStepArgs {
   using Accum = accum_t<T>;
 
-  View<const T, 2> x;            // (batch, d_model), and
-  View<T, 2> y;                  // (batch, d_model), output; or, both absent,
-  View<Accum, 2> residual;       // (batch, d_model), input and output,
-  View<const T, 1> norm_weight;  // (d_model), and
+  // Either a block alone …
+  View<const T, 2> x;  // (batch, d_model)
+  View<T, 2> y;        // (batch, d_model), output
+  // … or a block in a model, with the norm before it; what is not meant is absent.
+  View<Accum, 2> residual;       // (batch, d_model), input and output
+  View<const T, 1> norm_weight;  // (d_model)
   Accum norm_eps = 0;
 
   View<const T, 2> in_proj_weight;    // (2 d_inner or d_inner, d_model)
