@@ -30,7 +30,7 @@ Status step_by_slots(const char* operation, const View<const index_t, 1>& slots,
       .require(reads_on_host<Backend>, ErrorCode::unsupported, "slots",
                "must be absent: this backend has no fused step for this block");
   if constexpr (reads_on_host<Backend>) {
-    for (index_t row = 0; row < batch; ++row) {
+    for (index_t row = 0; row < batch && check.passed(); ++row) {
       check.at_least("slots value", slots(row), index_t{-1})
           .at_most("slots value", slots(row), states - 1);
     }

@@ -157,8 +157,8 @@ class VectorScan {
     index_t h_out_stride;
     Accum* h_end;  // h_out of the last chunk
     index_t h_end_stride;
-    Accum* residual;
-    V delta_limit;  // on |delta| log2(e), so that exp2_bounded may be used
+    Accum* residual = nullptr;  // of ScanMode::accurate; else null or not looked at
+    V delta_limit;              // on |delta| log2(e), so that exp2_bounded may be used
   };
 
   // Rows to ask the memory for: those of x, dt, z and y, `stride` elements from token to token.
@@ -184,7 +184,7 @@ class VectorScan {
     index_t h_in_stride;
     Accum* h_out;
     index_t h_out_stride;
-    Accum* residual;
+    Accum* residual = nullptr;
     const Accum* B;  // uniform: B[t * B_token + n]; per lane: a register at B[(t * B_token + n …)]
     index_t B_token, B_state;
     const Accum* C;
@@ -457,7 +457,7 @@ class VectorScan {
     p.h_in_stride = block.h_in_stride;
     p.h_out = block.h_out + n * block.h_out_stride;
     p.h_out_stride = block.h_out_stride;
-    p.residual = block.residual + n * kWidth;
+    if (block.residual != nullptr) p.residual = block.residual + n * kWidth;
     p.tokens = tokens;
     place(a_.B, streams.B, block, block.group_b, per_b_, t0, tokens, n, width, s.B, p.B, p.B_token,
           p.B_state);
@@ -470,7 +470,7 @@ class VectorScan {
     p.A += states * p.A_stride;
     p.h_in += states * p.h_in_stride;
     p.h_out += states * p.h_out_stride;
-    p.residual += states * kWidth;
+    if (p.residual != nullptr) p.residual += states * kWidth;
     p.B += states * p.B_state;
     p.C += states * p.C_state;
     p.ahead.tokens = 0;
