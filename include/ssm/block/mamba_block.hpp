@@ -179,9 +179,7 @@ class MambaBlock {
   }
 
   // Whether the backend's mamba_step, where it has one, takes this block …
-  bool fuses_step() const noexcept {
-    return config_.b_rule == BRule::euler && config_.d_state <= 256;
-  }
+  bool fuses_step() const noexcept { return mamba_step_takes(config_.b_rule, config_.d_state); }
   // … and its arguments but for input and output.
   MambaStepArgs<T> fused_step(const State& state,
                               const View<const index_t, 1>& slots) const noexcept {

@@ -59,6 +59,10 @@ struct MambaStepArgs {
 // Whether a backend has the operation for T. False: blocks call one operation after another.
 template <class Backend, class T>
 inline constexpr bool fuses_mamba_step = false;
+// What such a backend takes; for the rest, too, blocks call one operation after another.
+inline bool mamba_step_takes(BRule b_rule, index_t d_state) noexcept {
+  return b_rule == BRule::euler && d_state <= 256;
+}
 
 // Every shape condition; touches no element.
 template <class T>

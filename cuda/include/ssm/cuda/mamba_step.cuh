@@ -251,8 +251,8 @@ template <class T>
 Status mamba_step(const Cuda& cuda, const MambaStepArgs<T>& a, Arena workspace) {
   Check check("mamba_step");
   check.also(check_shapes(a))
-      .require(a.b_rule == BRule::euler, ErrorCode::unsupported, "b_rule", "must be euler")
-      .at_most("A.extent(1) (d_state)", a.A.extent(1), detail::kScanTileMaxState);
+      .require(mamba_step_takes(a.b_rule, a.A.extent(1)), ErrorCode::unsupported,
+               "b_rule and d_state", "must be euler and at most 256");
   const auto scratch = detail::MambaStepScratch<T>::carve(a, workspace);
   check.also(workspace.status("mamba_step"));
   if (!check.passed() || a.batch() == 0) return check.status();

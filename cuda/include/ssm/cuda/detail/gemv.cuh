@@ -4,7 +4,7 @@
 #include "ssm/cuda/detail/device_math.cuh"
 
 // Products of a weight with the vectors of a few tokens, for decoding: bound by reading the weight,
-// which is read once for all tokens, from the cache if it came there before the vectors were ready.
+// which is read once for all tokens; its first part is asked for before the vectors are ready.
 //
 //   sums[row, b] = sum_i weight[row, i] x[b, i]
 //
