@@ -451,7 +451,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
 #pragma unroll
         for (int c = 0; c < kPair; ++c) {
 #pragma unroll
-          for (int k = 0; k < 4; ++k) delta[u][c][k] = softplus_fast(delta[u][c][k]);
+          for (int k = 0; k < 4; ++k) delta[u][c][k] = softplus_of<T>(delta[u][c][k]);
         }
       }
     }
