@@ -109,4 +109,50 @@ TEST(CudaTraining, ManyTokens) {
   }
 }
 
+// Where rows have octets and there is no gate: around every number of threads per token, and more
+// tokens than a block takes at once.
+template <class T>
+class CudaOctetGradients : public testing::Test {};
+using OctetTypes = testing::Types<float, ssm::bf16, ssm::f16>;
+TYPED_TEST_SUITE(CudaOctetGradients, OctetTypes);
+
+TYPED_TEST(CudaOctetGradients, Norms) {
+  for (int bits = 0; bits < 16; ++bits) {
+    NormGradCase c;
+    c.gate = false;
+    c.residual = (bits & 1) != 0;
+    c.weight = (bits & 2) != 0;
+    c.later = (bits & 4) != 0;
+    c.in_place = c.later && (bits & 8) != 0;
+    for (const index_t features : {8, 264, 1032}) {
+      c.features = features;
+      c.length = features == 8 ? 67 : 2;
+      RmsNormBackwardSuite<NormGradTypes<Target, TypeParam>>::check(c);
+      RmsNormBackwardSuite<NormGradTypes<Target, TypeParam, float>>::check(c);
+    }
+  }
+  for (const index_t features : {1024, 4096, 4104, 8192, 8200}) {
+    NormGradCase c;
+    c.gate = false;
+    c.features = features;
+    c.batch = c.length = 1;
+    RmsNormBackwardSuite<NormGradTypes<Target, TypeParam>>::check(c);
+  }
+  for (const ssm::GradMode inputs : kGradModes) {
+    for (const ssm::GradMode parameters : kGradModes) {
+      NormGradCase c;
+      c.features = 40;
+      c.gate = false;
+      c.inputs = inputs;
+      c.parameters = parameters;
+      RmsNormBackwardSuite<NormGradTypes<Target, TypeParam>>::check(c);
+    }
+  }
+  NormGradCase c;
+  c.features = 16;
+  c.gate = false;
+  c.length = 9001;  // beyond 256 segments of 32 tokens
+  RmsNormBackwardSuite<NormGradTypes<Target, TypeParam>>::check(c);
+}
+
 }  // namespace ssm_test

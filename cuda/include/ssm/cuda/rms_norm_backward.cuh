@@ -3,6 +3,7 @@
 #include "ssm/cuda/detail/column_sum.cuh"
 #include "ssm/cuda/detail/device_complex.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
+#include "ssm/cuda/rms_norm.cuh"
 #include "ssm/cuda/rms_norm_backward.hpp"
 
 SSM_NAMESPACE_BEGIN
@@ -111,6 +112,139 @@ __global__ void __launch_bounds__(256)
   }
 }
 
+// Segments of tokens, each a block of the kernel for octets.
+inline index_t rms_norm_segments(index_t tokens) noexcept {
+  const index_t segments = (tokens + 31) / 32;
+  return segments < 1 ? 1 : (segments > 256 ? 256 : segments);
+}
+
+// Without a gate, where rows have octets: kWidth threads per token, which hold it in registers, and
+// everything in one pass. shares[segment, feature], unless null, becomes the segment's dweight.
+template <class T, class TGrad, int kWidth>
+__global__ void __launch_bounds__(kRmsNormThreads, 2)
+    rms_norm_backward_octet_kernel(const RmsNormGradArgs<T, TGrad> a, float* shares) {
+  constexpr int kTogether = kRmsNormThreads / kWidth;  // tokens
+  const index_t length = a.dy.extent(1);
+  const index_t tokens = a.dy.extent(0) * length;
+  const index_t features = a.dy.extent(2);
+  const int octets = static_cast<int>(features / kOctet);
+  const int first = static_cast<int>(threadIdx.x) % kWidth;
+  const int group = static_cast<int>(threadIdx.x) / kWidth;
+  const index_t size = (tokens + gridDim.x - 1) / gridDim.x;
+  const index_t begin = blockIdx.x * size;
+  const index_t end = begin + size < tokens ? begin + size : tokens;
+  const bool inputs = a.inputs != GradMode::ignore;
+  const bool accumulate = a.inputs == GradMode::accumulate;
+  float dweight[kRmsNormOctets][kOctet] = {};
+  for (index_t token = begin + group; token - group < end; token += kTogether) {
+    const int count = token < end ? octets : 0;  // every thread comes to token_sums
+    const index_t b = token < end ? token / length : 0;
+    const index_t t = token < end ? token % length : 0;
+    float r[kRmsNormOctets][kOctet] = {}, q[kRmsNormOctets][kOctet] = {};  // q: dy, then dy weight
+    float sums[2] = {};
+#pragma unroll
+    for (int o = 0; o < kRmsNormOctets; ++o) {
+      const int at = (first + o * kWidth) * kOctet;
+      if (first + o * kWidth >= count) continue;
+      const auto dy = Octet<TGrad>::load(&a.dy(b, t, at));
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i) q[o][i] = dy[i];
+      if (a.residual.data() != nullptr) {
+        const auto v = Octet<float>::load(&a.residual(b, t, at));
+#pragma unroll
+        for (int i = 0; i < kOctet; ++i) r[o][i] = v[i];
+      } else {
+        const auto v = Octet<T>::load(&a.x(b, t, at));
+#pragma unroll
+        for (int i = 0; i < kOctet; ++i) r[o][i] = v[i];
+      }
+    }
+#pragma unroll
+    for (int o = 0; o < kRmsNormOctets; ++o) {
+      const int at = (first + o * kWidth) * kOctet;
+      if (first + o * kWidth >= count) continue;
+      float weight[kOctet];
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i) weight[i] = 1;
+      if (a.weight.data() != nullptr) {
+        const auto v = Octet<T>::load(&a.weight(at));
+#pragma unroll
+        for (int i = 0; i < kOctet; ++i) weight[i] = v[i];
+      }
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i) {
+        sums[0] += r[o][i] * r[o][i];
+        sums[1] += q[o][i] * weight[i] * r[o][i];
+      }
+    }
+    token_sums<kWidth, kRmsNormThreads>(sums);
+    const float inverse = 1.0f / sqrtf(sums[0] / static_cast<float>(features) + a.eps);
+    const float mean = sums[1] * inverse / static_cast<float>(features);
+#pragma unroll
+    for (int o = 0; o < kRmsNormOctets; ++o) {
+      const int at = (first + o * kWidth) * kOctet;
+      if (first + o * kWidth >= count) continue;
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i) {
+        r[o][i] *= inverse;  // n
+        dweight[o][i] += q[o][i] * r[o][i];
+      }
+      if (!inputs) continue;
+      if (a.weight.data() != nullptr) {
+        const auto v = Octet<T>::load(&a.weight(at));
+#pragma unroll
+        for (int i = 0; i < kOctet; ++i) q[o][i] *= v[i];
+      }
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i) q[o][i] = (q[o][i] - r[o][i] * mean) * inverse;  // dr
+      if (a.dr_later.data() != nullptr) {
+        const auto v = Octet<float>::load(&a.dr_later(b, t, at));
+#pragma unroll
+        for (int i = 0; i < kOctet; ++i) q[o][i] += v[i];
+      }
+      const auto leave = [&](auto* to) {
+        using To = std::remove_pointer_t<decltype(to)>;
+        Octet<To> v = {};
+        if (accumulate) v = Octet<To>::load(to);
+#pragma unroll
+        for (int i = 0; i < kOctet; ++i) v.set(i, accumulate ? v[i] + q[o][i] : q[o][i]);
+        v.store(to);
+      };
+      if (a.dresidual.data() != nullptr) leave(&a.dresidual(b, t, at));
+      if (a.dx.data() != nullptr) leave(&a.dx(b, t, at));
+    }
+  }
+  if (shares == nullptr) return;
+  // The groups of threads add theirs one after another.
+  __shared__ float sums[kWidth * kRmsNormOctets * kOctet];
+  for (int g = 0; g < kTogether; ++g) {
+    if (g == group) {
+#pragma unroll
+      for (int o = 0; o < kRmsNormOctets; ++o) {
+#pragma unroll
+        for (int i = 0; i < kOctet; ++i) {
+          float& sum = sums[(o * kOctet + i) * kWidth + first];
+          sum = g == 0 ? dweight[o][i] : sum + dweight[o][i];
+        }
+      }
+    }
+    __syncthreads();
+  }
+  for (index_t f = threadIdx.x; f < features; f += kRmsNormThreads) {
+    const int octet = static_cast<int>(f) / kOctet;
+    const int row = octet / kWidth * kOctet + static_cast<int>(f) % kOctet;
+    shares[blockIdx.x * features + f] = sums[row * kWidth + octet % kWidth];
+  }
+}
+
+// Whether rms_norm_backward_octet_kernel computes these arguments.
+template <class T, class TGrad>
+bool rms_norm_backward_in_octets(const RmsNormGradArgs<T, TGrad>& a) noexcept {
+  return !std::is_same<T, double>::value && rms_norm_width(a.dy.extent(2)) > 0 && !a.z.present() &&
+         has_octets(a.x) && has_octets(a.residual) && has_octets(a.weight) && has_octets(a.dy) &&
+         has_octets(a.dr_later) && has_octets(a.dx) && has_octets(a.dresidual);
+}
+
 template <class T, class TGrad>
 struct RmsNormScratch {
   accum_t<T>* inverse_roots = nullptr;
@@ -119,11 +253,33 @@ struct RmsNormScratch {
     RmsNormScratch s;
     if (!wanted(a.dweight, a.parameters)) return s;
     const index_t tokens = saturating_mul(a.dy.extent(0), a.dy.extent(1));
-    s.inverse_roots = arena.allocate<accum_t<T>>(tokens);
-    s.shares = carve_column_shares<accum_t<T>>(tokens, a.dy.extent(2), arena);
+    if (rms_norm_backward_in_octets(a)) {
+      s.shares =
+          arena.allocate<accum_t<T>>(saturating_mul(rms_norm_segments(tokens), a.dy.extent(2)));
+    } else {
+      s.inverse_roots = arena.allocate<accum_t<T>>(tokens);
+      s.shares = carve_column_shares<accum_t<T>>(tokens, a.dy.extent(2), arena);
+    }
     return s;
   }
 };
+
+template <class T, class TGrad>
+Status run_rms_norm_backward_octets(const Cuda& cuda, const char* op,
+                                    const RmsNormGradArgs<T, TGrad>& a, accum_t<T>* shares,
+                                    const StoreColumn<accum_t<T>>& store) {
+  const index_t segments = rms_norm_segments(a.dy.extent(0) * a.dy.extent(1));
+  if constexpr (!std::is_same<T, double>::value) {
+    if (shares != nullptr || a.inputs != GradMode::ignore) {
+      visit_rms_norm_width(rms_norm_width(a.dy.extent(2)), [&](auto width) {
+        rms_norm_backward_octet_kernel<T, TGrad, decltype(width)::value>
+            <<<static_cast<unsigned>(segments), kRmsNormThreads, 0, cuda.stream>>>(a, shares);
+      });
+    }
+  }
+  if (shares != nullptr) queue_column_total(cuda, store, a.dy.extent(2), segments, shares);
+  return cuda_status(op, cudaGetLastError());
+}
 
 }  // namespace detail
 
@@ -148,6 +304,11 @@ Status rms_norm_backward(const Cuda& cuda, const RmsNormGradArgs<T, TGrad>& a, A
   if (status) status = detail::check_grid(op, blocks);
   if (!status) return status;
   const bool weights = wanted(a.dweight, a.parameters);
+  const detail::StoreColumn<accum_t<T>> store{a.dweight.data(), a.dweight.stride(0),
+                                              a.parameters == GradMode::accumulate};
+  if (detail::rms_norm_backward_in_octets(a)) {
+    return detail::run_rms_norm_backward_octets(cuda, op, a, carved.shares, store);
+  }
   const auto inputs = [&](GradMode mode, accum_t<T>* inverse_roots) {
     RmsNormGradArgs<T, TGrad> part = a;
     part.inputs = mode;
@@ -169,8 +330,6 @@ Status rms_norm_backward(const Cuda& cuda, const RmsNormGradArgs<T, TGrad>& a, A
     inputs(replaces ? GradMode::ignore : a.inputs, carved.inverse_roots);
   }
   if (weights) {
-    const detail::StoreColumn<accum_t<T>> store{a.dweight.data(), a.dweight.stride(0),
-                                                a.parameters == GradMode::accumulate};
     status = detail::queue_column_sum(
         cuda, op, detail::RmsNormWeightTerm<T, TGrad>{a, carved.inverse_roots}, store,
         a.dy.extent(0), a.dy.extent(1), features, carved.shares);

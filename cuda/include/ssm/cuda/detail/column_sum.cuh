@@ -18,6 +18,17 @@ inline index_t column_segments(index_t tokens) noexcept {
   return segments < 1 ? 1 : (segments > 128 ? 128 : segments);
 }
 
+// Adds the block's rows of kColumns threads to its first.
+template <class R, int kRows, int kColumns>
+__device__ __forceinline__ void sum_rows(R& sum, R (&rows)[kRows][kColumns]) {
+  const int c = static_cast<int>(threadIdx.x) % kColumns;
+  const int r = static_cast<int>(threadIdx.x) / kColumns;
+  rows[r][c] = sum;
+  __syncthreads();
+  if (r != 0) return;
+  for (int i = 1; i < kRows; ++i) sum += rows[i][c];
+}
+
 // The sum over a segment's tokens of value(b, t, column), left in shares[segment, column].
 template <class Value, class R>
 __global__ void __launch_bounds__(kSumColumns* kSumRows)
@@ -41,29 +52,42 @@ __global__ void __launch_bounds__(kSumColumns* kSumRows)
       for (t += kSumRows; t >= length; t -= length) ++b;
     }
   }
-  rows[r][c] = sum;
-  __syncthreads();
-  if (r != 0 || column >= columns) return;
-  for (int i = 1; i < kSumRows; ++i) sum += rows[i][c];
-  shares[segment * columns + column] = sum;
+  sum_rows(sum, rows);
+  if (r == 0 && column < columns) shares[segment * columns + column] = sum;
 }
 
-// store(column, sum over the segments).
-template <class Store, class R>
-__global__ void __launch_bounds__(128)
+// store(column, sum over the segments), which kRows threads share.
+template <int kRows, class Store, class R>
+__global__ void __launch_bounds__(kSumColumns* kSumRows)
     column_total_kernel(const Store store, index_t columns, index_t segments, const R* shares) {
-  const index_t column = static_cast<index_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (column >= columns) return;
+  constexpr int kColumns = kSumColumns * kSumRows / kRows;
+  __shared__ R rows[kRows][kColumns];
+  const int r = static_cast<int>(threadIdx.x) / kColumns;
+  const index_t column =
+      static_cast<index_t>(blockIdx.x) * kColumns + static_cast<int>(threadIdx.x) % kColumns;
   R sum = 0;
-  for (index_t s = 0; s < segments; ++s) sum += shares[s * columns + column];
-  store(column, sum);
+  if (column < columns) {
+    for (index_t s = r; s < segments; s += kRows) sum += shares[s * columns + column];
+  }
+  sum_rows(sum, rows);
+  if (r == 0 && column < columns) store(column, sum);
 }
 
 template <class R, class Store>
 void queue_column_total(const Cuda& cuda, const Store& store, index_t columns, index_t segments,
                         const R* shares) {
-  column_total_kernel<<<static_cast<unsigned>((columns + 127) / 128), 128, 0, cuda.stream>>>(
-      store, columns, segments, shares);
+  const auto run = [&](auto rows) {
+    constexpr int kRows = decltype(rows)::value;
+    constexpr int kColumns = kSumColumns * kSumRows / kRows;
+    const auto blocks = static_cast<unsigned>((columns + kColumns - 1) / kColumns);
+    column_total_kernel<kRows>
+        <<<blocks, kSumColumns * kSumRows, 0, cuda.stream>>>(store, columns, segments, shares);
+  };
+  if (segments > 2 * kSumRows) {
+    run(std::integral_constant<int, kSumRows>{});
+  } else {
+    run(std::integral_constant<int, 1>{});
+  }
 }
 
 template <class R>
