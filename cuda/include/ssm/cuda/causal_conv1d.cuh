@@ -4,6 +4,7 @@
 #include "ssm/cuda/detail/device_complex.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
 #include "ssm/cuda/detail/launch.cuh"
+#include "ssm/cuda/detail/octet.cuh"
 
 SSM_NAMESPACE_BEGIN
 namespace detail {
@@ -160,6 +161,73 @@ __global__ void __launch_bounds__(128) causal_conv_kernel(const CausalConvParams
   if constexpr (kWithState) conv_state(p, sequence_range(p, row), row, d);
 }
 
+// Tokens that a thread of the kernel for octets computes: so many times those whose loads are in
+// flight together, which are a multiple of the width, so that the window's places are constants.
+constexpr int kConvSteps = 4;
+template <int kTaps>
+constexpr int kConvStep = kTaps == 3 ? 3 : 4;
+
+// One thread per octet of channels and some tokens of it, where channels have octets and sequences
+// are not packed.
+template <class T, int kTaps>
+__global__ void __launch_bounds__(128) causal_conv_octet_kernel(const CausalConvParams<T> p) {
+  constexpr int kStep = kConvStep<kTaps>;
+  constexpr int kTokens = kConvSteps * kStep;
+  const index_t octets = p.channels / kOctet;
+  const index_t groups = (p.length + kTokens - 1) / kTokens;
+  const index_t index = static_cast<index_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (index >= p.batch * groups * octets) return;
+  const index_t d = index % octets * kOctet;
+  const index_t first = index / octets % groups * kTokens;
+  const index_t row = index / octets / groups;
+  const DeviceRange range = sequence_range(p, row);
+  const int tokens = static_cast<int>(range.end - first < kTokens ? range.end - first : kTokens);
+  if (tokens <= 0) return;
+
+  float taps[kTaps][kOctet], bias[kOctet];
+#pragma unroll
+  for (int i = 0; i < kOctet; ++i) {
+#pragma unroll
+    for (int j = 0; j < kTaps; ++j) {
+      taps[j][i] = load_float(p.weight[(d + i) * p.weight_stride[0] + j * p.weight_stride[1]]);
+    }
+    bias[i] = p.bias == nullptr ? 0.0f : load_float(p.bias[(d + i) * p.bias_stride]);
+  }
+  const T* const x = p.x + row * p.x_stride[0] + first * p.x_stride[1] + d;
+  T* const y = p.y + row * p.y_stride[0] + first * p.y_stride[1] + d;
+  float window[kTaps][kOctet];  // input first + i at place i modulo kTaps
+#pragma unroll
+  for (int j = 1; j < kTaps; ++j) {
+#pragma unroll
+    for (int i = 0; i < kOctet; ++i) {
+      window[j][i] = conv_input(p, range, row, d + i, first - kTaps + j);
+    }
+  }
+#pragma unroll 1
+  for (int step = 0; step < tokens; step += kStep) {
+    Octet<T> next[kStep];
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) {
+      if (step + k < tokens) next[k] = Octet<T>::load(x + (step + k) * p.x_stride[1]);
+    }
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) {
+      if (step + k >= tokens) break;
+      Octet<T> out;
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i) {
+        window[k % kTaps][i] = next[k][i];
+        float sum = bias[i];
+#pragma unroll
+        for (int j = 0; j < kTaps; ++j) sum += taps[j][i] * window[(k + 1 + j) % kTaps][i];
+        if (p.silu) sum = sizeof(T) == 2 ? silu_fast(sum) : sum / (1.0f + exp_of(-sum));
+        out.set(i, sum);
+      }
+      out.store(y + (step + k) * p.y_stride[1]);
+    }
+  }
+}
+
 }  // namespace detail
 
 template <class T>
@@ -211,8 +279,17 @@ Status causal_conv1d(const Cuda& cuda, const CausalConv1dArgs<T>& a) {
     kernel<<<static_cast<unsigned>((count + 127) / 128), 128, 0, cuda.stream>>>(p);
     return cudaGetLastError();
   };
+  const bool in_octets =
+      groups > 1 && p.starts == nullptr && detail::has_octets(a.x) && detail::has_octets(a.y);
   const auto convolve = [&](auto taps) {
     constexpr int kTaps = decltype(taps)::value;
+    if constexpr (kTaps > 0 && !std::is_same<T, double>::value) {
+      constexpr index_t kTokens = detail::kConvSteps * detail::kConvStep<kTaps>;
+      if (in_octets) {
+        return run(detail::causal_conv_octet_kernel<T, kTaps>,
+                   p.batch * ((p.length + kTokens - 1) / kTokens) * (p.channels / detail::kOctet));
+      }
+    }
     return fused ? run(detail::causal_conv_kernel<T, kTaps, true>, threads)
                  : run(detail::causal_conv_kernel<T, kTaps, false>, threads);
   };
