@@ -9,8 +9,7 @@
 SSM_NAMESPACE_BEGIN
 namespace detail {
 
-// Few rows in flight, so that part of them stays in the L2 for the passes after the first: 5.6 ms
-// for 16,384 rows of 50,280 on an H100, where 128 threads took 6.7 (bench_cuda_training_step).
+// Few rows in flight, so that part of them stays in the L2 for the second pass.
 constexpr int kEntropyThreads = 1024;
 
 __device__ __forceinline__ float log_of(float x) { return logf(x); }
@@ -49,7 +48,7 @@ __global__ void __launch_bounds__(1024)
 }
 
 // One block per token: its loss without the scale, and dlogits; both NaN for a target outside the
-// vocabulary.
+// vocabulary. The logits are read twice, and dlogits, which may be the same memory, written once.
 template <class R>
 __global__ void __launch_bounds__(kEntropyThreads)
     entropy_token_kernel(const CrossEntropyArgs<R> a, bool gradient, const R* scale, R* losses) {
@@ -63,22 +62,37 @@ __global__ void __launch_bounds__(kEntropyThreads)
   const bool exists = target >= 0 && target < vocabulary;
   const R* const logits = &a.logits(b, t, 0);
   const index_t step = a.logits.stride(2);
+  constexpr int kAhead = 8;  // loads in flight
   R largest = 0;
   R sum = 1;
   if (counts) {
-    // As the reference: a NaN is no maximum, and shows in the sum.
+    // The sum of e^(logit - largest) with the largest so far. As the reference: a NaN is no
+    // maximum, and shows in the sum.
+    const R lowest = -static_cast<R>(INFINITY);
+    const auto power = [lowest](R x, R from) { return x == lowest ? R(0) : exp_of(x - from); };
     largest = logits[0];
-#pragma unroll 8
-    for (index_t v = threadIdx.x; v < vocabulary; v += kEntropyThreads) {
-      if (logits[v * step] > largest) largest = logits[v * step];
+    sum = 0;
+    for (index_t v0 = threadIdx.x; v0 < vocabulary; v0 += kAhead * kEntropyThreads) {
+      R x[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const index_t v = v0 + i * kEntropyThreads;
+        x[i] = v < vocabulary ? logits[v * step] : lowest;
+      }
+      R larger = largest;
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) larger = x[i] > larger ? x[i] : larger;
+      if (larger > largest) {
+        sum *= power(largest, larger);
+        largest = larger;
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) sum += power(x[i], largest);
     }
-    largest = entropy_block(largest, warps, [](R x, R y) { return y > x ? y : x; });
-    sum = exists ? R(0) : static_cast<R>(NAN);
-#pragma unroll 8
-    for (index_t v = threadIdx.x; v < vocabulary; v += kEntropyThreads) {
-      sum += exp_of(logits[v * step] - largest);
-    }
-    sum = entropy_block(sum, warps, [](R x, R y) { return x + y; });
+    const R own = largest;
+    largest = entropy_block(own, warps, [](R x, R y) { return y > x ? y : x; });
+    sum = entropy_block(sum * power(own, largest), warps, [](R x, R y) { return x + y; });
+    if (!exists) sum = static_cast<R>(NAN);
   }
   if (threadIdx.x == 0) {
     losses[blockIdx.x] =
@@ -90,7 +104,6 @@ __global__ void __launch_bounds__(kEntropyThreads)
   const R factor = counts ? *scale : R(0);
   const R inverse = R(1) / sum;
   R* const dlogits = &a.dlogits(b, t, 0);
-  constexpr int kAhead = 4;  // loads in flight: the stores may go to the same memory
   for (index_t v0 = threadIdx.x; v0 < vocabulary; v0 += kAhead * kEntropyThreads) {
     R x[kAhead];
 #pragma unroll
