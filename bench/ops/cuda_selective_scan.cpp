@@ -13,10 +13,18 @@ namespace {
 
 using namespace ssm_bench;
 
-template <class T>
+template <class T, bool kTokenRows = false>
 void scan(benchmark::State& state) {
   const ScanInputs<T> inputs(state.range(0), state.range(1), state.range(2));
-  const ssm::SelectiveScanArgs<T>& a = inputs.args;
+  ssm::SelectiveScanArgs<T> a = inputs.args;
+  if (kTokenRows) {
+    const ssm::Extents<3> extents{state.range(0), state.range(2), state.range(1)};
+    const ssm::Extents<3> strides{state.range(1) * state.range(2), 1, state.range(2)};
+    a.x = ssm::View<const T, 3>(a.x.data(), extents, strides);
+    a.dt = ssm::View<const T, 3>(a.dt.data(), extents, strides);
+    a.z = ssm::View<const T, 3>(a.z.data(), extents, strides);
+    a.y = ssm::View<T, 3>(a.y.data(), extents, strides);
+  }
   Stream stream;
   ssm::Cuda cuda;
   cuda.stream = stream.get();
@@ -48,6 +56,13 @@ void decoding(benchmark::internal::Benchmark* b) {
   for (const int batch : {1, 64, 256}) b->Args({batch, 5120, 1});
 }
 BENCHMARK_TEMPLATE(scan, ssm::bf16)->Name("step/bf16")->Apply(decoding);
+
+// Tokens contiguous, (B, D, L) in memory, in rows of even and of odd length.
+void row_lengths(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"B", "D", "L"})->UseManualTime()->Unit(benchmark::kMicrosecond);
+  b->Args({8, 2048, 2048})->Args({8, 2048, 2047});
+}
+BENCHMARK_TEMPLATE(scan, ssm::bf16, true)->Name("token_rows/bf16")->Apply(row_lengths);
 
 // One channel count at every length.
 void lengths(benchmark::internal::Benchmark* b) {
