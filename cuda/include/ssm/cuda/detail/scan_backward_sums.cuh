@@ -76,10 +76,9 @@ struct ScanTokenSum {
 };
 
 template <class Z>
-__global__ void __launch_bounds__(256) scan_token_sum_kernel(const ScanTokenSum<Z> p) {
+__device__ __forceinline__ void token_sum(const ScanTokenSum<Z>& p, index_t i) {
   const index_t per_token = p.groups * p.d_state;
   const index_t all = p.batch * p.length * per_token;
-  const index_t i = static_cast<index_t>(blockIdx.x) * 256 + threadIdx.x;
   if (i >= all) return;
   const index_t token = i / per_token;
   const index_t row = token / p.length;
@@ -117,8 +116,7 @@ __device__ __forceinline__ DeviceComplex<R> conjugate_device(DeviceComplex<R> v)
 }
 
 template <class Z>
-__global__ void __launch_bounds__(128) scan_row_sum_kernel(const ScanRowSum<Z> p) {
-  const index_t i = static_cast<index_t>(blockIdx.x) * 128 + threadIdx.x;
+__device__ __forceinline__ void row_sum(const ScanRowSum<Z>& p, index_t i) {
   if (i >= p.count * p.states) return;
   const index_t first = i / p.states;
   const index_t n = i % p.states;
@@ -138,16 +136,32 @@ __global__ void __launch_bounds__(128) scan_row_sum_kernel(const ScanRowSum<Z> p
   }
 }
 
-template <class Z>
-Status queue_row_sum(const Cuda& cuda, const ScanRowSum<Z>& sum) {
-  const index_t blocks = (saturating_mul(sum.count, sum.states) + 127) / 128;
-  if (blocks == 0) return Status::ok();
-  if (blocks > 0x7fffffff) {
-    return Status::error(ErrorCode::size_overflow, "selective_scan_backward", "grid",
-                         static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
-  }
-  scan_row_sum_kernel<<<static_cast<unsigned>(blocks), 128, 0, cuda.stream>>>(sum);
-  return cuda_status("selective_scan_backward", cudaGetLastError());
+// All sums of a call, in one launch: each takes whole blocks, and sum k those before ends[k].
+template <class S>
+struct ScanSums {
+  using Z = device_scalar_t<S>;
+  using R = real_t<S>;
+  static constexpr int kThreads = 128;
+  ScanTokenSum<Z> tokens[2];  // dB, dC
+  ScanRowSum<Z> states[3];    // dB, dC where they are constant, dA
+  ScanRowSum<R> channels[2];  // dD, ddt_bias
+  static constexpr int kSums = 7;
+  index_t ends[kSums];
+};
+
+template <class S>
+__global__ void __launch_bounds__(ScanSums<S>::kThreads) scan_sums_kernel(const ScanSums<S> p) {
+  const index_t block = blockIdx.x;
+  const auto thread = [&](index_t first) {
+    return (block - first) * ScanSums<S>::kThreads + static_cast<index_t>(threadIdx.x);
+  };
+  if (block < p.ends[0]) return token_sum(p.tokens[0], thread(0));
+  if (block < p.ends[1]) return token_sum(p.tokens[1], thread(p.ends[0]));
+  if (block < p.ends[2]) return row_sum(p.states[0], thread(p.ends[1]));
+  if (block < p.ends[3]) return row_sum(p.states[1], thread(p.ends[2]));
+  if (block < p.ends[4]) return row_sum(p.states[2], thread(p.ends[3]));
+  if (block < p.ends[5]) return row_sum(p.channels[0], thread(p.ends[4]));
+  row_sum(p.channels[1], thread(p.ends[5]));
 }
 
 // Queues the sums of everything that is wanted.
@@ -156,17 +170,27 @@ Status queue_scan_sums(const Cuda& cuda, const SelectiveScanGradArgs<T, S>& a,
                        const ScanGradShares<S>& shares, index_t B_slices, index_t C_slices,
                        index_t rows) {
   using Z = device_scalar_t<S>;
+  using R = real_t<S>;
   const SelectiveScanArgs<T, S>& f = a.forward;
   const index_t channels = f.x.extent(2);
   const index_t d_state = f.A.extent(1);
-  Status status;
+  ScanSums<S> sums = {};
+  index_t blocks = 0;
+  int next = 0;
+  // The next sum takes `count` threads.
+  const auto take = [&](index_t count) {
+    constexpr index_t kThreads = ScanSums<S>::kThreads;
+    const index_t more =
+        count < 0x7fffffff * kThreads ? (count + kThreads - 1) / kThreads : index_t{0x7fffffff};
+    blocks += more;
+    sums.ends[next++] = blocks;
+  };
 
-  const auto tokens = [&](const View<S, 4>& gradient, const Z* share, index_t slices) {
-    if (!status || !wanted(gradient, coefficient_mode(a, gradient)) ||
-        is_constant_over_sequence(gradient)) {
-      return;
+  const auto tokens = [&](ScanTokenSum<Z>& sum, const View<S, 4>& gradient, const Z* share,
+                          index_t slices) {
+    if (!wanted(gradient, coefficient_mode(a, gradient)) || is_constant_over_sequence(gradient)) {
+      return take(0);
     }
-    ScanTokenSum<Z> sum = {};
     sum.shares = share;
     sum.slices = slices;
     sum.to = reinterpret_cast<Z*>(gradient.data());
@@ -178,26 +202,17 @@ Status queue_scan_sums(const Cuda& cuda, const SelectiveScanGradArgs<T, S>& a,
     sum.groups = gradient.extent(2);
     sum.d_state = d_state;
     sum.accumulate = coefficient_mode(a, gradient) == GradMode::accumulate;
-    const index_t blocks = (gradient.size() + 255) / 256;
-    if (blocks == 0) return;
-    if (blocks > 0x7fffffff) {
-      status = Status::error(ErrorCode::size_overflow, "selective_scan_backward", "grid",
-                             static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
-      return;
-    }
-    scan_token_sum_kernel<<<static_cast<unsigned>(blocks), 256, 0, cuda.stream>>>(sum);
-    status = cuda_status("selective_scan_backward", cudaGetLastError());
+    take(gradient.size());
   };
-  tokens(a.dB, shares.dB, B_slices);
-  tokens(a.dC, shares.dC, C_slices);
+  tokens(sums.tokens[0], a.dB, shares.dB, B_slices);
+  tokens(sums.tokens[1], a.dC, shares.dC, C_slices);
 
   const bool accumulate = a.parameters == GradMode::accumulate;
-  const auto constant = [&](const View<S, 4>& gradient, const Z* share) {
-    if (!status || gradient.data() == nullptr || !wanted(gradient, coefficient_mode(a, gradient)) ||
+  const auto constant = [&](ScanRowSum<Z>& sum, const View<S, 4>& gradient, const Z* share) {
+    if (gradient.data() == nullptr || !wanted(gradient, coefficient_mode(a, gradient)) ||
         !is_constant_over_sequence(gradient)) {
-      return;
+      return take(0);
     }
-    ScanRowSum<Z> sum = {};
     sum.shares = share;
     sum.rows = rows;
     sum.count = gradient.extent(2);
@@ -206,31 +221,32 @@ Status queue_scan_sums(const Cuda& cuda, const SelectiveScanGradArgs<T, S>& a,
     sum.to = reinterpret_cast<Z*>(gradient.data());
     sum.stride = {gradient.stride(2), gradient.stride(3)};
     sum.accumulate = accumulate;
-    status = queue_row_sum(cuda, sum);
+    take(saturating_mul(sum.count, sum.states));
   };
-  constant(a.dB, shares.dB_constant);
-  constant(a.dC, shares.dC_constant);
+  constant(sums.states[0], a.dB, shares.dB_constant);
+  constant(sums.states[1], a.dC, shares.dC_constant);
 
-  if (status && (wanted(a.dA, a.parameters) || wanted(a.dA_log, a.parameters))) {
-    ScanRowSum<Z> sum = {};
-    sum.shares = shares.dA;
-    sum.rows = rows;
-    sum.count = channels;
-    sum.members = 1;
-    sum.states = d_state;
-    if (wanted(a.dA, a.parameters)) sum.to = reinterpret_cast<Z*>(a.dA.data());
-    sum.stride = {a.dA.stride(0), a.dA.stride(1)};
-    if (wanted(a.dA_log, a.parameters)) sum.to_log = reinterpret_cast<Z*>(a.dA_log.data());
-    sum.log_stride = {a.dA_log.stride(0), a.dA_log.stride(1)};
-    sum.A = reinterpret_cast<const Z*>(f.A.data());
-    sum.A_stride = {f.A.stride(0), f.A.stride(1)};
-    sum.accumulate = accumulate;
-    status = queue_row_sum(cuda, sum);
+  ScanRowSum<Z>& rates = sums.states[2];
+  if (!wanted(a.dA, a.parameters) && !wanted(a.dA_log, a.parameters)) {
+    take(0);
+  } else {
+    rates.shares = shares.dA;
+    rates.rows = rows;
+    rates.count = channels;
+    rates.members = 1;
+    rates.states = d_state;
+    if (wanted(a.dA, a.parameters)) rates.to = reinterpret_cast<Z*>(a.dA.data());
+    rates.stride = {a.dA.stride(0), a.dA.stride(1)};
+    if (wanted(a.dA_log, a.parameters)) rates.to_log = reinterpret_cast<Z*>(a.dA_log.data());
+    rates.log_stride = {a.dA_log.stride(0), a.dA_log.stride(1)};
+    rates.A = reinterpret_cast<const Z*>(f.A.data());
+    rates.A_stride = {f.A.stride(0), f.A.stride(1)};
+    rates.accumulate = accumulate;
+    take(saturating_mul(channels, d_state));
   }
-  using R = real_t<S>;
-  const auto per_channel = [&](const View<accum_t<T>, 1>& gradient, const R* share) {
-    if (!status || !wanted(gradient, a.parameters)) return;
-    ScanRowSum<R> sum = {};
+  const auto per_channel = [&](ScanRowSum<R>& sum, const View<accum_t<T>, 1>& gradient,
+                               const R* share) {
+    if (!wanted(gradient, a.parameters)) return take(0);
     sum.shares = share;
     sum.rows = rows;
     sum.count = channels;
@@ -239,11 +255,19 @@ Status queue_scan_sums(const Cuda& cuda, const SelectiveScanGradArgs<T, S>& a,
     sum.to = gradient.data();
     sum.stride = {gradient.stride(0), 0};
     sum.accumulate = accumulate;
-    status = queue_row_sum(cuda, sum);
+    take(channels);
   };
-  per_channel(a.dD, shares.dD);
-  per_channel(a.ddt_bias, shares.dbias);
-  return status;
+  per_channel(sums.channels[0], a.dD, shares.dD);
+  per_channel(sums.channels[1], a.ddt_bias, shares.dbias);
+
+  if (blocks == 0) return Status::ok();
+  if (blocks > 0x7fffffff) {
+    return Status::error(ErrorCode::size_overflow, "selective_scan_backward", "grid",
+                         static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
+  }
+  scan_sums_kernel<S>
+      <<<static_cast<unsigned>(blocks), ScanSums<S>::kThreads, 0, cuda.stream>>>(sums);
+  return cuda_status("selective_scan_backward", cudaGetLastError());
 }
 
 }  // namespace detail
