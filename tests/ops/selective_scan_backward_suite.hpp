@@ -143,7 +143,7 @@ TYPED_TEST_P(SelectiveScanBackwardSuite, EachGradientAlone) {
 }
 
 TYPED_TEST_P(SelectiveScanBackwardSuite, ChannelsBatchesAndStatesOfAnySize) {
-  for (const index_t channels : {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129}) {
+  for (const index_t channels : {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 72, 129}) {
     ScanCase c;
     c.channels = channels;
     c.groups_b = c.groups_c = 1;
@@ -206,6 +206,27 @@ TYPED_TEST_P(SelectiveScanBackwardSuite, LongSequencesOfAnyNumberOfStates) {
       c.final_gradient = true;
       this->check(c);
     }
+  }
+}
+
+// The same with more channels than a block may own, a tile that is only partly there, groups, and
+// rows that end before a chunk begins, within one and at its last token.
+TYPED_TEST_P(SelectiveScanBackwardSuite, LongSequencesOfManyChannels) {
+  for (const bool reverse : {false, true}) {
+    ScanGradCase c;
+    c.scan.batch = 1;
+    c.scan.channels = 72;
+    c.scan.d_state = 16;
+    c.scan.groups_b = c.scan.groups_c = 1;
+    c.scan.length = 517;
+    c.scan.reverse = reverse;
+    c.final_gradient = true;
+    this->check(c);
+    c.scan.channels = 24;
+    c.scan.groups_b = c.scan.groups_c = 3;
+    c.scan.batch = 5;
+    c.scan.partition.lengths = {517, 0, 1, 299, 512};
+    this->check(c);
   }
 }
 
@@ -491,7 +512,8 @@ TYPED_TEST_P(SelectiveScanBackwardSuite, BadArgumentsAreNamedAndNothingIsWritten
 REGISTER_TYPED_TEST_SUITE_P(SelectiveScanBackwardSuite, BaseCaseInEveryMode, EveryOptionOnAndOff,
                             CombinationsOfOptions, IgnoreOverwriteAccumulate, EachGradientAlone,
                             ChannelsBatchesAndStatesOfAnySize, GroupsOfAnySize,
-                            LengthsAroundTileEdges, LongSequencesOfAnyNumberOfStates, AnyStrides,
+                            LengthsAroundTileEdges, LongSequencesOfAnyNumberOfStates,
+                            LongSequencesOfManyChannels, AnyStrides,
                             AnySplitWithCarriedStateEqualsTheWhole, PackedSequencesResetTheState,
                             PaddingIsNeitherReadNorWritten, NothingToDoPassesTheStatesGradientOn,
                             SoftplusOnBothSidesOfTwenty, ExtremeStepSizes,

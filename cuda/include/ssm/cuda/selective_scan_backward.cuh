@@ -22,16 +22,19 @@ bool scan_backward_is_tiled(const SelectiveScanGradArgs<T, S>& a) noexcept {
     // The tiled kernels reach the elements of a tile by 32-bit offsets.
     constexpr index_t kStep = index_t{1} << 24;
     const auto near = [](const auto& v, int token, int other) {
-      const index_t a = v.stride(token);
-      const index_t b = v.stride(other);
-      return v.data() == nullptr || (a < kStep && a > -kStep && b < kStep && b > -kStep);
+      const index_t along = v.stride(token);
+      const index_t across = v.stride(other);
+      return v.data() == nullptr ||
+             (along < kStep && along > -kStep && across < kStep && across > -kStep);
     };
     if (!near(f.x, 1, 2) || !near(f.dt, 1, 2) || !near(f.z, 1, 2) || !near(f.y, 1, 2) ||
         !near(a.dy, 1, 2) || !near(a.dx, 1, 2) || !near(a.ddt, 1, 2) || !near(a.dz, 1, 2) ||
         !near(f.B, 1, 3) || !near(f.C, 1, 3) || f.B.extent(2) > kStep) {
       return false;
     }
-    return f.mode != ScanMode::accurate && f.b_rule == BRule::euler && f.A.extent(1) <= 32 &&
+    const index_t shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    return shared >= static_cast<index_t>(kScanBackwardLeastShared) &&
+           f.mode != ScanMode::accurate && f.b_rule == BRule::euler && f.A.extent(1) <= 32 &&
            f.C.extent(2) == f.B.extent(2) && varies(a.dB) && varies(a.dC) && f.x.extent(1) < kStep;
   }
 }
@@ -45,57 +48,131 @@ auto visit_scan_backward_shape(index_t d_state, F f) {
   return f(ScanBackwardShape<8, 4>{});
 }
 
-// How many chunks each sequence is cut into, of 128 tokens at least: the fewest with which the
-// blocks, three to a multiprocessor, fill their last wave to within 3 % of the best. (8 sequences
-// of 2048 channels are 512 blocks, and an H100 holds 396: uncut, the second wave leaves most of it
-// idle.) Packed sequences, whose lengths the host does not know, are not cut.
-template <class T>
-index_t scan_backward_chunks(const SelectiveScanGradArgs<T>& a, index_t block_channels) noexcept {
-  constexpr index_t kLeast = 128;
-  constexpr index_t kMost = 64;
+// How sequences are cut: chunks of whole pieces of whole tiles (scan_backward_tile.cuh).
+struct ScanBackwardCut {
+  index_t chunks, chunk_pieces, piece_length;
+};
+
+// Chunks have 128 tokens at least: the fewest with which the blocks of the backward sweep, two to a
+// multiprocessor, are done within 3 % of the best time, a chunk that carries a gradient costing 15
+// % more. (One sequence of 5120 channels is 80 blocks, of which an H100 holds 264: uncut, they
+// leave most of it idle, and in four chunks a second wave would.) Pieces have 64 tokens at least:
+// as many as the four blocks of the forward sweep to a multiprocessor allow without a second wave.
+// Packed sequences, whose lengths the host does not know, are not cut.
+template <class Shape, class T>
+ScanBackwardCut scan_backward_cut(const SelectiveScanGradArgs<T>& a) noexcept {
+  constexpr index_t kLeastChunk = 128;
+  constexpr index_t kLeastPiece = 64;
+  constexpr index_t kMost = 256;
   const SelectiveScanArgs<T>& f = a.forward;
+  const index_t length = f.x.extent(1);
+  const auto parts = [](index_t whole, index_t part) { return (whole + part - 1) / part; };
+  const auto part_length = [&](index_t whole, index_t count) {
+    return parts(parts(whole, count), Shape::kTile) * Shape::kTile;
+  };
+  ScanBackwardCut cut = {1, 1, part_length(length > 0 ? length : 1, 1)};
   const index_t groups = f.B.extent(2) > 0 ? f.B.extent(2) : 1;
-  const index_t per_group = (f.x.extent(2) / groups + block_channels - 1) / block_channels;
+  const index_t per_group = parts(f.x.extent(2) / groups, Shape::kBlockChannels);
   const index_t blocks = saturating_mul(saturating_mul(groups, per_group), f.x.extent(0));
-  const index_t resident = 3 * device_attribute(cudaDevAttrMultiProcessorCount);
-  const index_t longest = f.x.extent(1) / kLeast;
+  const index_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
+  const index_t longest = length / kLeastChunk;
   const index_t most = longest < kMost ? longest : kMost;
-  if (f.sequences.packed() || most <= 1 || blocks == 0 || blocks > resident * kMost) return 1;
-  // The time of `chunks` chunks, in that of one wave of whole sequences.
+  if (f.sequences.packed() || most <= 1 || blocks == 0 || blocks > processors * kMost) return cut;
   const auto cost = [&](index_t chunks) {
-    const index_t waves = (blocks * chunks + resident - 1) / resident;
-    return static_cast<double>(waves) / static_cast<double>(chunks);
+    const index_t chunk = part_length(length, chunks);
+    const index_t waves = parts(blocks * parts(length, chunk), 2 * processors);
+    return static_cast<double>(waves * chunk) * (1.15 - 0.15 / static_cast<double>(chunks));
   };
   double best = cost(1);
   for (index_t c = 2; c <= most; ++c) best = cost(c) < best ? cost(c) : best;
-  for (index_t c = 1; c < most; ++c) {
-    if (cost(c) <= 1.03 * best) return c;
-  }
-  return most;
+  index_t chunks = 1;
+  while (cost(chunks) > 1.03 * best) ++chunks;
+  const index_t chunk = part_length(length, chunks);
+  chunks = parts(length, chunk);
+  const index_t room = chunks > 1 ? 4 * processors / (blocks * chunks) : 1;
+  const index_t finest = chunk / kLeastPiece;
+  const index_t wished = room < finest ? room : finest;
+  cut.piece_length = part_length(chunk, wished > 1 ? wished : 1);
+  cut.chunk_pieces = parts(chunk, cut.piece_length);
+  cut.chunks = parts(length, cut.chunk_pieces * cut.piece_length);
+  return cut;
 }
 
-// The scratch of the tiled path, carved into p; the shares of dB and dC are per slice of
-// kBlockChannels channels.
+// The scratch of the tiled path, carved into p, and the cut; the shares of dB and dC are per slice
+// of kBlockChannels channels.
 template <class Shape, class T>
-void carve_scan_backward_tile(const SelectiveScanGradArgs<T>& a, index_t chunks, Arena& arena,
+void carve_scan_backward_tile(const SelectiveScanGradArgs<T>& a, Arena& arena,
                               ScanBackwardTileParams<T>& p) noexcept {
   const SelectiveScanArgs<T>& f = a.forward;
+  const ScanBackwardCut cut = scan_backward_cut<Shape>(a);
+  p.piece_length = cut.piece_length;
+  p.chunk_pieces = static_cast<int>(cut.chunk_pieces);
+  p.pieces = static_cast<int>(cut.chunks * cut.chunk_pieces);
+  p.forward.chunks = static_cast<int>(cut.chunks);
+  p.forward.chunk_length = cut.chunk_pieces * cut.piece_length;
   const index_t channels = f.x.extent(2);
   const index_t sequences = f.sequences.count(f.x.extent(0));
-  const index_t chunk_length = scan_chunk_length(f.x.extent(1), chunks);
-  const index_t rows = saturating_mul(sequences, chunks);
+  const index_t rows = saturating_mul(sequences, p.pieces);
   const index_t groups = f.B.extent(2) > 0 ? f.B.extent(2) : 1;
   const index_t slices = (channels / groups + Shape::kBlockChannels - 1) / Shape::kBlockChannels;
-  p.chunk_tiles = (chunk_length + Shape::kTile - 1) / Shape::kTile;
-  const index_t tile_rows = saturating_mul(saturating_mul(rows, p.chunk_tiles), channels);
+  const index_t tile_rows =
+      saturating_mul(saturating_mul(rows, cut.piece_length / Shape::kTile), channels);
   p.tile_state = arena.allocate<float>(saturating_mul(tile_rows, Shape::kPadded));
-  p.shares = carve_scan_shares(a, slices, slices, rows, arena);
-  if (chunks == 1) return;
+  p.shares = carve_scan_shares(a, slices, slices, saturating_mul(sequences, cut.chunks), arena);
+  if (p.pieces == 1) return;
   const index_t states = saturating_mul(saturating_mul(rows, channels), f.A.extent(1));
   p.tile_delta = arena.allocate<float>(tile_rows);
-  p.chunk_state = arena.allocate<float>(states);
-  p.chunk_gradient = arena.allocate<float>(states);
-  p.chunk_delta = arena.allocate<float>(saturating_mul(rows, channels));
+  p.piece_state = arena.allocate<float>(states);
+  p.piece_gradient = arena.allocate<float>(states);
+  p.piece_delta = arena.allocate<float>(saturating_mul(rows, channels));
+}
+
+// Whether channels are contiguous in every activation and gradient of one, and 16 bytes of them,
+// from a whole multiple on, are aligned.
+template <class T>
+bool scan_backward_has_vectors(const SelectiveScanGradArgs<T>& a) noexcept {
+  constexpr index_t kVector = 16 / static_cast<index_t>(sizeof(T));
+  const SelectiveScanArgs<T>& f = a.forward;
+  const auto vectors = [](const auto& v) {
+    return v.data() == nullptr ||
+           (reinterpret_cast<std::uintptr_t>(v.data()) % 16 == 0 && v.stride(2) == 1 &&
+            v.stride(0) % kVector == 0 && v.stride(1) % kVector == 0);
+  };
+  const auto gradient = [&](const View<T, 3>& v) { return !wanted(v, a.inputs) || vectors(v); };
+  return f.x.extent(2) / f.B.extent(2) % kVector == 0 && vectors(f.x) && vectors(f.dt) &&
+         vectors(f.z) && vectors(f.y) && vectors(a.dy) && gradient(a.dx) && gradient(a.ddt) &&
+         gradient(a.dz);
+}
+
+template <class Shape, bool kVectors, class T>
+cudaError_t launch_scan_backward_tile(const Cuda& cuda, const ScanBackwardTileParams<T>& q,
+                                      index_t rows) {
+  constexpr int kLanes = Shape::kLanes;
+  constexpr int kStates = Shape::kStates;
+  const ScanTileParams<T>& p = q.forward;
+  const auto grid = static_cast<unsigned>(p.channel_blocks * rows);
+  if (grid == 0) return cudaSuccess;
+  const auto backwards = [&](auto kernel) {
+    constexpr int kBytes = scan_backward_bytes<Shape, T, kVectors>();
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+    if (error != cudaSuccess) return error;
+    kernel<<<grid, Shape::kThreads, kBytes, cuda.stream>>>(q);
+    return cudaGetLastError();
+  };
+  if (q.pieces == 1) {
+    scan_backward_states_kernel<T, kLanes, kStates, false, kVectors>
+        <<<grid, Shape::kThreads, 0, cuda.stream>>>(q);
+    return backwards(scan_backward_tile_kernel<T, kLanes, kStates, false, kVectors>);
+  }
+  constexpr index_t kMostSequences = 65535;
+  const dim3 carry(
+      static_cast<unsigned>((p.channels + 127) / 128), static_cast<unsigned>(p.d_state),
+      static_cast<unsigned>(p.sequences < kMostSequences ? p.sequences : kMostSequences));
+  scan_backward_states_kernel<T, kLanes, kStates, true, kVectors>
+      <<<grid* static_cast<unsigned>(q.chunk_pieces), Shape::kThreads, 0, cuda.stream>>>(q);
+  scan_backward_carry_kernel<T><<<carry, 128, 0, cuda.stream>>>(q);
+  return backwards(scan_backward_tile_kernel<T, kLanes, kStates, true, kVectors>);
 }
 
 template <int kLanes, int kStates, class T>
@@ -104,16 +181,13 @@ Status run_scan_backward_tile(const Cuda& cuda, const SelectiveScanGradArgs<T>& 
   using Shape = ScanBackwardShape<kLanes, kStates>;
   const char* const op = "selective_scan_backward";
   const SelectiveScanArgs<T>& f = a.forward;
-  const index_t chunks = scan_backward_chunks(a, Shape::kBlockChannels);
   ScanBackwardTileParams<T> q = {};
-  carve_scan_backward_tile<Shape>(a, chunks, scratch, q);
+  q.forward = scan_params<ScanTileParams<T>>(f);
+  carve_scan_backward_tile<Shape>(a, scratch, q);
   const Status fits = scratch.status(op);
   if (!fits) return fits;
 
-  q.forward = scan_params<ScanTileParams<T>>(f);
   ScanTileParams<T>& p = q.forward;
-  p.chunks = static_cast<int>(chunks);
-  p.chunk_length = scan_chunk_length(p.length, chunks);
   p.group_channels = p.channels / f.B.extent(2);
   q.dy = a.dy.data();
   q.dh_last = a.dh_last.data();
@@ -137,32 +211,20 @@ Status run_scan_backward_tile(const Cuda& cuda, const SelectiveScanGradArgs<T>& 
   }
   const index_t per_group = (p.group_channels + Shape::kBlockChannels - 1) / Shape::kBlockChannels;
   const index_t channel_blocks = saturating_mul(f.B.extent(2), per_group);
-  const index_t rows = saturating_mul(p.sequences, chunks);
-  const index_t blocks = saturating_mul(channel_blocks, rows);
+  const index_t rows = saturating_mul(p.sequences, p.chunks);
+  const index_t blocks = saturating_mul(saturating_mul(channel_blocks, rows), q.chunk_pieces);
   if (blocks > 0x7fffffff) {
     return Status::error(ErrorCode::size_overflow, op, "grid", static_cast<double>(blocks),
                          Relation::at_most, 0x7fffffff);
   }
   p.blocks_per_group = static_cast<unsigned>(per_group);
   p.channel_blocks = static_cast<unsigned>(channel_blocks);
-  const auto grid = static_cast<unsigned>(blocks);
-  if (grid > 0 && chunks == 1) {
-    scan_backward_states_kernel<T, kLanes, kStates, false>
-        <<<grid, Shape::kThreads, 0, cuda.stream>>>(q);
-    scan_backward_tile_kernel<T, kLanes, kStates, false>
-        <<<grid, Shape::kThreads, 0, cuda.stream>>>(q);
-  } else if (grid > 0) {
-    constexpr index_t kMostSequences = 65535;
-    const dim3 carry(
-        static_cast<unsigned>((p.channels + 127) / 128), static_cast<unsigned>(p.d_state),
-        static_cast<unsigned>(p.sequences < kMostSequences ? p.sequences : kMostSequences));
-    scan_backward_states_kernel<T, kLanes, kStates, true>
-        <<<grid, Shape::kThreads, 0, cuda.stream>>>(q);
-    scan_backward_carry_kernel<T><<<carry, 128, 0, cuda.stream>>>(q);
-    scan_backward_tile_kernel<T, kLanes, kStates, true>
-        <<<grid, Shape::kThreads, 0, cuda.stream>>>(q);
-  }
-  const Status status = cuda_status(op, cudaGetLastError());
+  const bool vectors =
+      scan_backward_has_vectors(a) && device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) >=
+                                          scan_backward_bytes<Shape, T, true>();
+  const cudaError_t error = vectors ? launch_scan_backward_tile<Shape, true>(cuda, q, rows)
+                                    : launch_scan_backward_tile<Shape, false>(cuda, q, rows);
+  const Status status = cuda_status(op, error);
   if (!status) return status;
   return queue_scan_sums(cuda, a, q.shares, per_group, per_group, rows);
 }
@@ -266,8 +328,7 @@ std::size_t scratch_bytes(const Cuda&, const SelectiveScanGradArgs<T, S>& a) noe
       detail::visit_scan_backward_shape(a.forward.A.extent(1), [&](auto shape) {
         using Shape = decltype(shape);
         detail::ScanBackwardTileParams<T> unused = {};
-        detail::carve_scan_backward_tile<Shape>(
-            a, detail::scan_backward_chunks(a, Shape::kBlockChannels), counter, unused);
+        detail::carve_scan_backward_tile<Shape>(a, counter, unused);
       });
     }
   }
