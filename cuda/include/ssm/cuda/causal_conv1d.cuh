@@ -3,8 +3,8 @@
 #include "ssm/cuda/causal_conv1d.hpp"
 #include "ssm/cuda/detail/device_complex.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
+#include "ssm/cuda/detail/elements.cuh"
 #include "ssm/cuda/detail/launch.cuh"
-#include "ssm/cuda/detail/octet.cuh"
 
 SSM_NAMESPACE_BEGIN
 namespace detail {

@@ -3,7 +3,7 @@
 #include "ssm/cuda/detail/dependent_launch.cuh"
 #include "ssm/cuda/detail/device_complex.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
-#include "ssm/cuda/detail/octet.cuh"
+#include "ssm/cuda/detail/elements.cuh"
 #include "ssm/cuda/rms_norm.hpp"
 
 SSM_NAMESPACE_BEGIN

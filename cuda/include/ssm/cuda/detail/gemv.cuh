@@ -2,6 +2,7 @@
 
 #include "ssm/cuda/detail/dependent_launch.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
+#include "ssm/cuda/detail/elements.cuh"
 
 // Products of a weight with the vectors of a few tokens, for decoding: bound by reading the weight,
 // which is read once for all tokens; its first part is asked for before the vectors are ready.
@@ -18,11 +19,6 @@ constexpr int kGemvThreads = 256;
 constexpr int kGemvWarps = kGemvThreads / 32;
 constexpr int kGemvTokens = 4;                      // at most
 constexpr std::size_t kGemvSharedBytes = 48 << 10;  // at most, for the vectors
-
-template <class T, int kCount>
-struct alignas(kCount * sizeof(T)) Group {
-  T v[kCount];
-};
 
 // 16 bytes of a weight or of a vector.
 template <class T>
@@ -185,7 +181,7 @@ struct GemvNormedInput {
         for (int i = thread * 4; i < columns; i += kGemvThreads * 4) {
           float4 r = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
           if (exists) r = *reinterpret_cast<const float4*>(from + i);
-          Group<T, 4> w = *reinterpret_cast<const Group<T, 4>*>(weight.data() + i);
+          auto w = Elements<T, 4>::load(weight.data() + i);
           sum = fmaf(r.x, r.x, fmaf(r.y, r.y, fmaf(r.z, r.z, fmaf(r.w, r.w, sum))));
           *reinterpret_cast<float4*>(&vector[gemv_slot<T>(i, columns)]) =
               make_float4(r.x * load_float(w.v[0]), r.y * load_float(w.v[1]),

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cfloat>
-
 #include "ssm/cuda/detail/scan_backward_general.cuh"
 #include "ssm/cuda/detail/scan_tile.cuh"
 
@@ -318,7 +316,7 @@ __device__ __forceinline__ void store_elements(const TileCursor<Shape, T>& to,
       Elements<T, 2> both;
       both.v[0] = store_as<T>(v[2 * i]);
       both.v[1] = store_as<T>(v[2 * i + 1]);
-      if (exists && channels > 0) *reinterpret_cast<Elements<T, 2>*>(to.pair_at(of, i)) = both;
+      if (exists && channels > 0) both.store(to.pair_at(of, i));
     } else {
       if (exists && channels > 0) *to.at(of, i, 0) = store_as<T>(v[2 * i]);
       if (exists && channels > 1) *to.at(of, i, 1) = store_as<T>(v[2 * i + 1]);
@@ -393,32 +391,16 @@ struct ScanCoefficients {
   }
 };
 
-// kCount neighbouring floats, aligned to their size.
 template <int kCount>
-struct alignas(kCount * sizeof(float)) Floats {
-  float v[kCount];
-};
-template <int kCount>
-__device__ __forceinline__ Floats<kCount> load_vector(const float* from) {
-  return *reinterpret_cast<const Floats<kCount>*>(from);
+__device__ __forceinline__ Elements<float, kCount> load_vector(const float* from) {
+  return Elements<float, kCount>::load(from);
 }
 template <int kCount>
 __device__ __forceinline__ void store_vector(float* to, const float (&v)[kCount]) {
-  Floats<kCount> all;
+  Elements<float, kCount> all;
 #pragma unroll
   for (int k = 0; k < kCount; ++k) all.v[k] = v[k];
-  *reinterpret_cast<Floats<kCount>*>(to) = all;
-}
-
-// A log2 e; the clamp keeps 0 * A finite for tokens past the end when A is -infinity.
-template <class Params>
-__device__ __forceinline__ float scan_rate(const Params& p, index_t d, index_t n) {
-  const float rate = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
-  return rate < -FLT_MAX ? -FLT_MAX : rate;
-}
-
-__device__ __forceinline__ float sigmoid_fast(float x) {
-  return reciprocal_fast(1.0f + exp2_fast(-kLog2e * x));
+  all.store(to);
 }
 
 // softplus and its slope, 1 / (1 + e^-x). e^-|x| is good to |x| 2^-24.
@@ -612,12 +594,12 @@ __device__ __forceinline__ void scan_backward_states(const ScanBackwardTileParam
     for (int t0 = 0; t0 < kTile; t0 += 2) {
       const auto delta = load_vector<4>(s_delta + 2 * t0);
       const auto input = load_vector<4>(s_delta + kRows + 2 * t0);
-      Floats<4> e;
+      Elements<float, 4> e;
       if constexpr (kGradient) e = load_vector<4>(s_delta + 2 * kRows + 2 * t0);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const auto b = load_vector<kStates>(s_B + (t0 + i) * Shape::kTokenRow);
-        Floats<kStates> gain;
+        Elements<float, kStates> gain;
         if constexpr (kGradient) {
           gain = load_vector<kStates>(s_B + Shape::kCoefficients + (t0 + i) * Shape::kTokenRow);
         }
@@ -926,7 +908,7 @@ __global__ void __launch_bounds__(128, 2)
       elements.widen(raw, 3, mine, gate);
 #pragma unroll
       for (int k = 0; k < kElements; ++k) {
-        const float sigma = sigmoid_fast(gate[k]);
+        const float sigma = sigmoid_of(gate[k]);
         dz[k] = e[k] * sigma * fmaf(gate[k], 1.0f - sigma, 1.0f);
         gate[k] *= sigma;
         e[k] *= gate[k];

@@ -4,6 +4,7 @@
 
 #include "ssm/cuda/detail/async_copy.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
+#include "ssm/cuda/detail/elements.cuh"
 #include "ssm/ops/selective_scan.hpp"
 
 // The fused selective scan for real float systems with delta B (Euler) inputs.
@@ -130,12 +131,6 @@ __device__ __forceinline__ void load_floats(const f16* from, float (&to)[kCount]
   }
 }
 
-// kCount elements in one store.
-template <class T, int kCount>
-struct alignas(kCount * sizeof(T)) Elements {
-  T v[kCount];
-};
-
 // After it, v[w kLanes] of lane j is the sum over the lanes of their v[w kLanes + j]. One stage
 // halves the values a lane holds: it keeps those whose token has lane j's bit and sends the others.
 // (A recursion, because the compiler does not unroll a loop over stages.)
@@ -156,6 +151,13 @@ __device__ __forceinline__ void transpose_sum(float (&v)[kWindow], int j) {
     }
     transpose_sum<kLanes, kWindow, kBit / 2>(v, j);
   }
+}
+
+// A log2 e; the clamp keeps 0 * A finite for tokens past the end when A is -infinity.
+template <class Params>
+__device__ __forceinline__ float scan_rate(const Params& p, index_t d, index_t n) {
+  const float rate = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
+  return rate < -FLT_MAX ? -FLT_MAX : rate;
 }
 
 // kCarry: computes only each chunk's end state from a zero start and its sum of delta.
@@ -410,9 +412,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
       A2[q][s] = 0.0f;
       h[q][s] = 0.0f;
       if (channel < channels && n < p.d_state) {
-        // The clamp keeps 0 * A finite for tokens past the end when A is -infinity.
-        const float a = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
-        A2[q][s] = a < -FLT_MAX ? -FLT_MAX : a;
+        A2[q][s] = scan_rate(p, d, n);
         if constexpr (!kCarry) {
           if (p.chunks > 1) {
             h[q][s] =

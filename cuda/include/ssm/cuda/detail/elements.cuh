@@ -5,24 +5,27 @@
 #include "ssm/core/view.hpp"
 #include "ssm/cuda/detail/device_math.cuh"
 
-// Eight neighbouring elements at a time, in accesses of 16 bytes.
+// Neighbouring elements at a time, in accesses of up to 16 bytes.
 
 SSM_NAMESPACE_BEGIN
 namespace detail {
 
-constexpr int kOctet = 8;
+// kCount of them, at an address that is a multiple of their bytes, or of 16 if they are more.
+template <class T, int kCount>
+struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Elements {
+  T v[kCount];
 
-template <class T>
-struct alignas(16) Octet {
-  T v[kOctet];
-
-  __device__ __forceinline__ static Octet load(const T* from) {
-    return *reinterpret_cast<const Octet*>(from);
+  __device__ __forceinline__ static Elements load(const T* from) {
+    return *reinterpret_cast<const Elements*>(from);
   }
-  __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Octet*>(to) = *this; }
+  __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Elements*>(to) = *this; }
   __device__ __forceinline__ float operator[](int i) const { return load_float(v[i]); }
   __device__ __forceinline__ void set(int i, float value) { v[i] = store_as<T>(value); }
 };
+
+constexpr int kOctet = 8;
+template <class T>
+using Octet = Elements<T, kOctet>;
 
 // Whether octets can be read and written along the last dimension of a view, which is absent or has
 // a whole number of them.
