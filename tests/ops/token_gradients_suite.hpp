@@ -1,5 +1,7 @@
 #pragma once
 
+#include <limits>
+
 #include "ops/run_backward.hpp"
 #include "support/differences.hpp"
 #include "support/gradient.hpp"
@@ -261,6 +263,41 @@ TYPED_TEST_P(CrossEntropySuite, EveryOption) {
   }
 }
 
+// More logits than any kernel's threads take at once, the largest first or last, and one that is
+// -infinity.
+TYPED_TEST_P(CrossEntropySuite, LargeVocabularies) {
+  using R = typename TypeParam::T;
+  for (const index_t vocabulary : {1023, 1025, 8191, 8193, 20011}) {
+    for (const bool rising : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "vocabulary " << vocabulary << " rising " << rising);
+      constexpr index_t kTokens = 3;
+      const typename TestFixture::Problem p(1, kTokens, vocabulary);
+      oracle::Real wanted = 0;
+      std::vector<oracle::Real> gradient;
+      for (index_t t = 0; t < kTokens; ++t) {
+        for (index_t v = 0; v < vocabulary; ++v) {
+          const index_t rank = rising ? v : vocabulary - 1 - v;
+          p.logits(0, t, v) += R(30) * static_cast<R>(rank) / static_cast<R>(vocabulary);
+        }
+        p.logits(0, t, 700 + t) = -std::numeric_limits<R>::infinity();
+        p.targets(0, t) = rising ? 5 + t : vocabulary - 1 - t;
+        oracle::Real total = 0;
+        for (index_t v = 0; v < vocabulary; ++v) total += std::exp(to_real(p.logits(0, t, v)));
+        wanted += (std::log(total) - to_real(p.logits(0, t, p.targets(0, t)))) / kTokens;
+        for (index_t v = 0; v < vocabulary; ++v) {
+          const oracle::Real share = std::exp(to_real(p.logits(0, t, v))) / total;
+          gradient.push_back((share - (v == p.targets(0, t) ? 1 : 0)) / kTokens);
+        }
+      }
+      ASSERT_TRUE(run<typename TypeParam::Target>(p.args()).is_ok());
+      constexpr double kSum = 4 * TestFixture::kTolerance;  // of thousands of terms
+      EXPECT_TRUE(std::abs(to_real(p.loss(0)) - wanted) <= kSum * std::abs(wanted))
+          << p.loss(0) << " not " << wanted;
+      p.dlogits.expect("dlogits", gradient, kSum);
+    }
+  }
+}
+
 // The training of induction heads counts the last token alone.
 TYPED_TEST_P(CrossEntropySuite, OneChosenPosition) {
   using R = typename TypeParam::T;
@@ -356,8 +393,8 @@ TYPED_TEST_P(CrossEntropySuite, BadArgumentsAreNamedAndNothingIsWritten) {
   refused("targets", invalid, [](Args&, auto& p) { p.targets(1, 1) = -1; });
 }
 
-REGISTER_TYPED_TEST_SUITE_P(CrossEntropySuite, EveryOption, OneChosenPosition, NothingCountedIsZero,
-                            LargeLogitsDoNotOverflow, InPlaceOfTheLogits,
+REGISTER_TYPED_TEST_SUITE_P(CrossEntropySuite, EveryOption, LargeVocabularies, OneChosenPosition,
+                            NothingCountedIsZero, LargeLogitsDoNotOverflow, InPlaceOfTheLogits,
                             BadArgumentsAreNamedAndNothingIsWritten);
 
 }  // namespace ssm_test
