@@ -61,6 +61,16 @@ std::vector<DecodeCase> decode_cases() {
   // One vector of four tokens fits in shared memory, four do not.
   add("long_rows", block_of(40, 4000, 16, 4, 8), 1);
   add("long_rows", block_of(40, 4000, 16, 4, 8), 2);
+  // dt's product on the tensor cores: ranks, rows and channels around those of a tile; and the
+  // first rank that is too long for it.
+  for (const index_t rank : {8, 16, 40, 160, 256, 264}) {
+    add("rank", block_of(32, 132, 16, 4, rank), 17);
+  }
+  for (const index_t rows : {5, 8, 9, 15, 16, 33, 130}) {
+    add("rows", block_of(32, 100, 16, 4, 24), rows);
+  }
+  // Channels that no four divide.
+  add("channels", block_of(32, 66, 16, 4, 8), 6);
   ssm::MambaConfig c = usual;
   c.bias = true;
   c.conv_bias = false;

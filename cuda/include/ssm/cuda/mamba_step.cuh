@@ -124,7 +124,6 @@ class MambaStep {
     Status status = few_ ? in_proj_of_few() : in_proj();
     if (status) status = multiply<T>(s_.x, a_.x_proj_weight, {}, s_.dt_BC);
     if (status && a_.dt_b_c_norm) status = normalize_dt_b_c();
-    if (status && !few_) status = multiply<T>(dt_low(), a_.dt_proj_weight, {}, s_.dt);
     if (status) status = scan();
     if (status) status = out_proj();
     return status;
@@ -186,9 +185,22 @@ class MambaStep {
   }
 
   Status scan() const {
+    ScanStepParams<T> p = scan_of(dt_low());
+    p.dt_weight = a_.dt_proj_weight.data();
+    p.dt_weight_stride = {a_.dt_proj_weight.stride(0), a_.dt_proj_weight.stride(1)};
+    p.dt_rank = static_cast<int>(dt_rank_);
+    p.dt_packs = has_packs(a_.dt_proj_weight) && has_packs(View<const T, 2>(dt_low()));
+    if (!few_ && !scan_rows_takes(p)) {
+      const Status status = multiply<T>(dt_low(), a_.dt_proj_weight, {}, s_.dt);
+      if (!status) return status;
+      p = scan_of(s_.dt);
+    }
+    return launch_scan_step("mamba_step", cuda_, p);
+  }
+  ScanStepParams<T> scan_of(const View<T, 2>& dt) const {
     SelectiveScanArgs<T> scan;
     scan.x = with_one_token(s_.x);
-    scan.dt = with_one_token(few_ ? dt_low() : s_.dt);
+    scan.dt = with_one_token(dt);
     scan.A = a_.A;
     const auto one_group = [](const View<T, 2>& v) {
       return View<const T, 4>(v.data(), {v.extent(0), 1, 1, v.extent(1)},
@@ -206,13 +218,7 @@ class MambaStep {
     p.group_channels = p.channels;
     p.slots = a_.slots.data();
     p.slots_stride = a_.slots.stride(0);
-    if (few_) {
-      p.dt_weight = a_.dt_proj_weight.data();
-      p.dt_weight_stride = {a_.dt_proj_weight.stride(0), a_.dt_proj_weight.stride(1)};
-      p.dt_rank = static_cast<int>(dt_rank_);
-      p.dt_packs = has_packs(a_.dt_proj_weight) && has_packs(View<const T, 2>(dt_low()));
-    }
-    return launch_scan_step("mamba_step", cuda_, p);
+    return p;
   }
 
   Status out_proj() const {

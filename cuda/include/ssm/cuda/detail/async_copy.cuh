@@ -32,12 +32,15 @@ __device__ __forceinline__ void async_commit() {
 #endif
 }
 
-// All copies of this thread have landed; other threads see them after a barrier.
-__device__ __forceinline__ void async_wait_all() {
+// All copies of this thread but those of its last kGroups commits have landed; other threads see
+// them after a barrier.
+template <int kGroups>
+__device__ __forceinline__ void async_wait() {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 #endif
 }
+__device__ __forceinline__ void async_wait_all() { async_wait<0>(); }
 
 }  // namespace detail
 SSM_NAMESPACE_END

@@ -5,8 +5,8 @@
 // Launches that overlap with the end of the kernel before them (programmatic dependent launch, on
 // sm_90 and later with CUDA 12.3 and later; elsewhere an ordinary launch). Such a kernel calls
 // wait_for_kernel_before() in every thread before it touches anything that an earlier kernel writes
-// or reads; what it does until then, such as fetching weights, costs no time. It
-// calls allow_kernel_after() first of all.
+// or reads; what it does until then, such as fetching weights, costs no time. It calls
+// allow_kernel_after() first of all, or after its wait where the kernel after fetches nothing.
 
 SSM_NAMESPACE_BEGIN
 namespace detail {

@@ -1,7 +1,6 @@
 #pragma once
 
-#include "ssm/cuda/detail/gemv.cuh"
-#include "ssm/cuda/detail/scan_tile.cuh"
+#include "ssm/cuda/detail/scan_step_rows.cuh"
 
 // One token of the selective scan, the decoding step: real float systems with euler inputs. It is
 // bound by reading and writing the state, 8 bytes per channel and state, so neighbouring lanes take
@@ -14,16 +13,6 @@ SSM_NAMESPACE_BEGIN
 namespace detail {
 
 constexpr int kScanStepMaxWarps = 16;
-
-template <class T>
-struct ScanStepParams : ScanTileParams<T> {
-  const T* dt_weight = nullptr;  // (channels, dt_rank): dt = dt_weight p.dt; null: p.dt is dt
-  Extents<2> dt_weight_stride = {};
-  int dt_rank = 0;
-  bool dt_packs = false;           // both are made of Packs
-  const index_t* slots = nullptr;  // of the states; null: row b has state b
-  index_t slots_stride = 0;
-};
 
 // dt of channel d: this warp's part of the sum over the rank.
 template <class T>
@@ -153,6 +142,7 @@ __global__ void __launch_bounds__(32 * kScanStepMaxWarps)
 // Up to kScanStepMaxWarps * 16 states.
 template <class T>
 Status launch_scan_step(const char* operation, const Cuda& cuda, ScanStepParams<T> p) {
+  if (scan_rows_takes(p)) return launch_scan_rows(operation, cuda, p);
   const auto run = [&](auto states) {
     constexpr int kStates = decltype(states)::value;
     const int warps = (p.d_state + kStates - 1) / kStates;
