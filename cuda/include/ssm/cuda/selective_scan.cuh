@@ -116,19 +116,25 @@ Params scan_params(const SelectiveScanArgs<T, S>& a) {
 template <class T>
 ScanLayout scan_layout(const SelectiveScanArgs<T>& a) noexcept {
   constexpr index_t kVector = 16 / static_cast<index_t>(sizeof(T));
-  // `unit` is the contiguous dimension, `other` the one beside the batch.
-  const auto vectors = [](const auto& v, int unit, int other) {
+  // `unit` is the contiguous dimension.
+  const auto contiguous = [](const auto& v, int unit) {
+    return reinterpret_cast<std::uintptr_t>(v.data()) % 16 == 0 && v.stride(unit) == 1;
+  };
+  const auto channel_rows = [&](const auto& v) {
     return v.data() == nullptr ||
-           (reinterpret_cast<std::uintptr_t>(v.data()) % 16 == 0 && v.stride(unit) == 1 &&
-            v.stride(0) % kVector == 0 && v.stride(other) % kVector == 0);
+           (contiguous(v, 2) && v.stride(0) % kVector == 0 && v.stride(1) % kVector == 0);
+  };
+  // A row may begin anywhere: the 16 bytes that hold its first token lie within the array.
+  const auto token_rows = [&](const auto& v) {
+    return v.data() == nullptr || (contiguous(v, 1) && v.stride(0) >= 0 && v.stride(2) >= 0);
   };
   const index_t group_channels = a.x.extent(2) / a.B.extent(2);
-  if (vectors(a.x, 2, 1) && vectors(a.dt, 2, 1) && vectors(a.z, 2, 1) && vectors(a.y, 2, 1) &&
+  if (channel_rows(a.x) && channel_rows(a.dt) && channel_rows(a.z) && channel_rows(a.y) &&
       group_channels % kVector == 0) {
     return ScanLayout::channel_vectors;
   }
-  if (vectors(a.x, 1, 2) && vectors(a.dt, 1, 2) && vectors(a.z, 1, 2) && vectors(a.y, 1, 2) &&
-      !a.reverse && !a.sequences.packed()) {
+  if (token_rows(a.x) && token_rows(a.dt) && token_rows(a.z) && token_rows(a.y) && !a.reverse &&
+      !a.sequences.packed()) {
     return ScanLayout::token_vectors;
   }
   return ScanLayout::elements;

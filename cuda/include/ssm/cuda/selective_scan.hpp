@@ -48,10 +48,10 @@ std::size_t workspace_bytes(const Cuda& cuda, const SelectiveScanArgs<T, S>& a) 
 // `sequential` and `associative` are one here. A single token (the decoding step) has a kernel of
 // its own on the tiled path.
 //
-// Fastest when x, dt and z are 16-byte aligned with contiguous channels (B, L, D) or, forwards,
-// contiguous tokens (B, D, L), strides between rows multiples of 16 bytes; any strides work.
-// d_state up to 4096, else `unsupported`. On a bad shape nothing is queued; values (sequence
-// lengths, the sign of A) are not checked.
+// Fastest when x, dt and z are 16-byte aligned with contiguous channels (B, L, D), strides between
+// tokens multiples of 16 bytes, or, forwards, contiguous tokens (B, D, L), whose rows may begin
+// anywhere; any strides work. d_state up to 4096, else `unsupported`. On a bad shape nothing is
+// queued; values (sequence lengths, the sign of A) are not checked.
 template <class T, class S>
 Status selective_scan(const Cuda& cuda, const SelectiveScanArgs<T, S>& a, const ScanConfig& config);
 template <class T, class S>

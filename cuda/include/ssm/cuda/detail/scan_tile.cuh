@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cfloat>
+#include <cstdint>
 
 #include "ssm/cuda/detail/async_copy.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
@@ -68,7 +69,8 @@ struct ScanTileParams {
 // How a block moves x, dt, z and y.
 enum class ScanLayout {
   channel_vectors,  // channels contiguous (B, L, D): 16 bytes of neighbouring channels at a time
-  token_vectors,    // tokens contiguous (B, D, L), forwards: 16 bytes of neighbouring tokens
+  token_vectors,    // tokens contiguous (B, D, L), forwards: 16 bytes of neighbouring tokens, from
+                    // the 16-byte boundary before a channel's first token on
   elements,         // anything else, one element at a time
 };
 
@@ -88,14 +90,15 @@ struct ScanTileShape {
   // Neighbouring channels that a thread takes together where channels are contiguous.
   static constexpr int kPair = kUnits % 2 == 0 ? 2 : 1;
   static constexpr int kVector = 16 / static_cast<int>(sizeof(T));  // elements per copy
-  static constexpr int kCopies = (kTileElements / kVector + kThreads - 1) / kThreads;
+  // Elements of a raw tile: a row of tokens may begin anywhere in its first vector.
+  static constexpr int kRawTile = kBlockChannels * (kTile + kVector);
   static constexpr int kElements = (kTileElements + kThreads - 1) / kThreads;
   static_assert(kTile % kWindow == 0 && kTile % kVector == 0, "a tile is whole windows");
   static_assert(kBlockChannels % kVector == 0, "a token's channels are whole copies");
 
   // delta, delta x, B and C in float, and raw dt, x, z, B and C.
   static constexpr int kFloats = kRow * (2 * kBlockChannels + 2 * kPadded);
-  static constexpr int kRaw = kTile * (3 * kBlockChannels + 2 * kPadded);
+  static constexpr int kRaw = 3 * kRawTile + 2 * kTile * kPadded;
   static constexpr std::size_t kSharedBytes = sizeof(float) * kFloats + sizeof(T) * kRaw;
 };
 
@@ -169,16 +172,18 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   using Shape = ScanTileShape<T, kLanes, kChannels, kStates, kTile, kThreads>;
   constexpr int kRow = Shape::kRow;
   constexpr int kUnits = Shape::kUnits;
-  constexpr int kCopies = Shape::kCopies;
   constexpr int kPadded = Shape::kPadded;
   constexpr int kSlots = Shape::kSlots;
   constexpr int kVector = Shape::kVector;
   constexpr int kBlockChannels = Shape::kBlockChannels;
   constexpr int kRows = kBlockChannels * kRow;
-  constexpr int kRawTile = Shape::kTileElements;
+  constexpr int kRawTile = Shape::kRawTile;
   // A row of a raw tile is a channel's tokens, or else a token's channels.
   constexpr bool kTokenRows = kLayout == ScanLayout::token_vectors;
   constexpr bool kVectors = kLayout != ScanLayout::elements;
+  constexpr int kRawRow = kTokenRows ? kTile + kVector : kBlockChannels;
+  constexpr int kRawRows = kTokenRows ? kBlockChannels : kTile;
+  constexpr int kCopies = (kRawRows * (kRawRow / kVector) + kThreads - 1) / kThreads;
   extern __shared__ float4 shared_memory[];
 
   const int tid = static_cast<int>(threadIdx.x);
@@ -239,6 +244,16 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   const T* const B0 = p.B + row * p.B_stride[0] + first * p.B_stride[1] + group * p.B_stride[2];
   const T* const C0 = p.C + row * p.C_stride[0] + first * p.C_stride[1] + group * p.C_stride[2];
 
+  // Where a channel's first token lies in the row of tokens that begins at a 16-byte boundary.
+  const auto token_shift = [&](const T* data, const Extents<3>& stride, int channel) {
+    if constexpr (kTokenRows) {
+      const auto at = reinterpret_cast<std::uintptr_t>(data + channel * stride[2]) / sizeof(T);
+      return static_cast<int>(at % kVector);
+    } else {
+      return 0;
+    }
+  };
+
   // This thread's 16 bytes of each raw tile of x, dt and z.
   int copy_row[kCopies] = {}, copy_column[kCopies] = {}, copy_to[kCopies] = {};
   const T* x_from[kCopies];
@@ -247,17 +262,19 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   if constexpr (kVectors) {
 #pragma unroll
     for (int c = 0; c < kCopies; ++c) {
-      const int row_length = kTokenRows ? kTile : kBlockChannels;
-      const int row_vectors = row_length / kVector;
+      constexpr int kRowVectors = kRawRow / kVector;
       const int index = tid + c * kThreads;
-      copy_row[c] = index / row_vectors;
-      copy_column[c] = index % row_vectors * kVector;
-      copy_to[c] = copy_row[c] * row_length + copy_column[c];
+      copy_row[c] = index / kRowVectors;
+      copy_column[c] = index % kRowVectors * kVector;
+      copy_to[c] = copy_row[c] * kRawRow + copy_column[c];
       const index_t token = kTokenRows ? copy_column[c] : copy_row[c];
-      const index_t channel = kTokenRows ? copy_row[c] : copy_column[c];
-      x_from[c] = x0 + token * p.x_stride[1] + channel * p.x_stride[2];
-      dt_from[c] = dt0 + token * p.dt_stride[1] + channel * p.dt_stride[2];
-      z_from[c] = z0 + token * p.z_stride[1] + channel * p.z_stride[2];
+      const int channel = kTokenRows ? copy_row[c] : copy_column[c];
+      const auto from = [&](const T* data, const Extents<3>& stride) {
+        return data + token * stride[1] + channel * stride[2] - token_shift(data, stride, channel);
+      };
+      x_from[c] = from(x0, p.x_stride);
+      dt_from[c] = from(dt0, p.dt_stride);
+      z_from[c] = from(z0, p.z_stride);
     }
   }
 
@@ -278,7 +295,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
 #pragma unroll
     for (int e = 0; e < Shape::kElements; ++e) {
       const int index = tid + e * kThreads;
-      if (index < kRawTile) to[index] = held[e];
+      if (index < Shape::kTileElements) to[index] = held[e];
     }
   };
   // B, then C unless only states are wanted.
@@ -322,12 +339,18 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
       }
     }
   };
-  // Bytes of copy c that lie within the tile. Channels come in whole vectors; the last tokens of a
-  // token row may not.
-  const auto copy_bytes = [&](int c, int tile_tokens) {
-    const int valid = (kTokenRows ? tile_tokens : channels) - copy_column[c];
-    if (copy_row[c] >= (kTokenRows ? channels : tile_tokens) || valid <= 0) return 0;
-    return kTokenRows && valid < kVector ? valid * static_cast<int>(sizeof(T)) : 16;
+  // Copy c of a tile, as far as it lies within it. Channels come in whole vectors; the last tokens
+  // of a token row may not.
+  const auto copy_vector = [&](int c, const T* data, const Extents<3>& stride, const T*& from,
+                               T* to, int tile_tokens) {
+    const int row_end =
+        kTokenRows ? tile_tokens + token_shift(data, stride, copy_row[c]) : channels;
+    const int valid = row_end - copy_column[c];
+    if (copy_row[c] < (kTokenRows ? channels : tile_tokens) && valid > 0) {
+      async_copy_16(to + copy_to[c], from,
+                    kTokenRows && valid < kVector ? valid * static_cast<int>(sizeof(T)) : 16);
+    }
+    from += kTile * stride[1];
   };
   // Both are called for each tile in turn.
   const auto copy_tile = [&](int tile) {
@@ -335,13 +358,8 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
     if constexpr (kVectors) {
 #pragma unroll
       for (int c = 0; c < kCopies; ++c) {
-        const int bytes = copy_bytes(c, tile_tokens);
-        if (bytes > 0) {
-          async_copy_16(raw_dt + copy_to[c], dt_from[c], bytes);
-          async_copy_16(raw_x + copy_to[c], x_from[c], bytes);
-        }
-        dt_from[c] += kTile * p.dt_stride[1];
-        x_from[c] += kTile * p.x_stride[1];
+        copy_vector(c, dt0, p.dt_stride, dt_from[c], raw_dt, tile_tokens);
+        copy_vector(c, x0, p.x_stride, x_from[c], raw_x, tile_tokens);
       }
     } else {
       copy_elements(dt0, p.dt_stride, raw_dt, tile, tile_tokens);
@@ -354,9 +372,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
     if constexpr (kVectors) {
 #pragma unroll
       for (int c = 0; c < kCopies; ++c) {
-        const int bytes = copy_bytes(c, tile_tokens);
-        if (bytes > 0) async_copy_16(raw_z + copy_to[c], z_from[c], bytes);
-        z_from[c] += kTile * p.z_stride[1];
+        copy_vector(c, z0, p.z_stride, z_from[c], raw_z, tile_tokens);
       }
     } else {
       copy_elements(z0, p.z_stride, raw_z, tile, tile_tokens);
@@ -369,7 +385,8 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   constexpr int kGroups = kUnits / kPair;
   constexpr int kBlockPairs = kBlockChannels / kPair;
   bool exists[kGroups];
-  int unit_token[kGroups], unit_raw[kGroups], unit_row[kGroups];
+  int unit_token[kGroups], unit_row[kGroups];
+  int unit_dt[kGroups], unit_x[kGroups], unit_z[kGroups];  // in raw tiles
   float D[kGroups][kPair], bias[kGroups][kPair];
   T* y_at[kGroups];
   constexpr int kTokenStep = kTokenRows ? 1 : kBlockChannels;
@@ -381,8 +398,11 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
     if (!exists[u]) index = 0;
     const int channel = kPair * (kTokenRows ? index / (kTile / 4) : index % kBlockPairs);
     unit_token[u] = 4 * (kTokenRows ? index % (kTile / 4) : index / kBlockPairs);
-    unit_raw[u] =
-        kTokenRows ? channel * kTile + unit_token[u] : unit_token[u] * kBlockChannels + channel;
+    const int raw =
+        kTokenRows ? channel * kRawRow + unit_token[u] : unit_token[u] * kRawRow + channel;
+    unit_dt[u] = raw + token_shift(dt0, p.dt_stride, channel);
+    unit_x[u] = raw + token_shift(x0, p.x_stride, channel);
+    unit_z[u] = raw + token_shift(z0, p.z_stride, channel);
     unit_row[u] = channel * kRow + unit_token[u];
     const bool valid = exists[u] && channel < channels;
     const index_t d = channel0 + (valid ? channel : 0);
@@ -435,8 +455,8 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         float dt_value[kPair], x_value[kPair];
-        load_floats(raw_dt + unit_raw[u] + k * kTokenStep, dt_value);
-        load_floats(raw_x + unit_raw[u] + k * kTokenStep, x_value);
+        load_floats(raw_dt + unit_dt[u] + k * kTokenStep, dt_value);
+        load_floats(raw_x + unit_x[u] + k * kTokenStep, x_value);
 #pragma unroll
         for (int c = 0; c < kPair; ++c) {
           delta[u][c][k] = dt_value[c] + bias[u][c];
@@ -611,7 +631,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             float z_value[kPair];
-            load_floats(raw_z + unit_raw[u] + k * kTokenStep, z_value);
+            load_floats(raw_z + unit_z[u] + k * kTokenStep, z_value);
 #pragma unroll
             for (int c = 0; c < kPair; ++c) out[u][c][k] *= silu_fast(z_value[c]);
           }
@@ -620,7 +640,8 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
 #pragma unroll
       for (int u = 0; u < kGroups; ++u) {
         if (y_at[u] == nullptr) continue;
-        if (kTokenRows && tile_tokens == kTile) {
+        if (kTokenRows && tile_tokens == kTile &&
+            reinterpret_cast<std::uintptr_t>(y_at[u]) % (4 * sizeof(T)) == 0) {
           *reinterpret_cast<Elements<T, 4>*>(y_at[u]) = {
               store_as<T>(out[u][0][0]), store_as<T>(out[u][0][1]), store_as<T>(out[u][0][2]),
               store_as<T>(out[u][0][3])};
