@@ -6,8 +6,8 @@
 #include <ssm/cuda/causal_conv1d.hpp>
 #include <ssm/cuda/embedding.hpp>
 #include <ssm/cuda/graph.cuh>
+#include <ssm/cuda/language_model_step.hpp>
 #include <ssm/cuda/linear.hpp>
-#include <ssm/cuda/mamba_step.hpp>
 #include <ssm/cuda/rms_norm.hpp>
 #include <ssm/cuda/sample.hpp>
 #include <ssm/cuda/selective_scan.hpp>

@@ -1,4 +1,6 @@
+#include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -7,6 +9,7 @@
 #include "ssm/cuda/causal_conv1d.hpp"
 #include "ssm/cuda/embedding.hpp"
 #include "ssm/cuda/graph.cuh"
+#include "ssm/cuda/language_model_step.hpp"
 #include "ssm/cuda/linear.hpp"
 #include "ssm/cuda/mamba_step.hpp"
 #include "ssm/cuda/rms_norm.hpp"
@@ -22,7 +25,8 @@
 #include "support/random.hpp"
 
 // The decoding step on CUDA against the Reference: few rows and many, states chosen by slots, every
-// option of the block, queued and replayed from a graph.
+// option of the block, queued and replayed from a graph; in one kernel for many layers where that
+// is possible.
 namespace ssm_test {
 namespace {
 
@@ -33,6 +37,8 @@ struct DecodeCase {
   ssm::MambaConfig block;
   index_t batch;
   bool tied;
+  index_t layers = 2;
+  bool one_kernel = false;  // that it takes one, for every type
 };
 
 ssm::MambaConfig block_of(index_t d_model, index_t d_inner, index_t d_state, index_t d_conv,
@@ -88,6 +94,66 @@ std::vector<DecodeCase> decode_cases() {
   return cases;
 }
 
+// What one kernel takes.
+std::vector<DecodeCase> one_kernel_cases() {
+  std::vector<DecodeCase> cases;
+  const auto add = [&](const char* name, const ssm::MambaConfig& block, index_t batch,
+                       index_t layers = 2, bool tied = true) {
+    cases.push_back({name, block, batch, tied, layers, true});
+  };
+  const ssm::MambaConfig small = block_of(64, 128, 16, 4, 8);
+  for (const index_t batch : {1, 2, 3, 4}) add("small", small, batch);
+  // Fewer outputs than multiprocessors, fewer channels, and rows of one pack.
+  for (const index_t batch : {1, 3}) add("narrow", block_of(8, 16, 16, 4, 8), batch);
+  add("few_channels", block_of(256, 24, 16, 4, 8), 2, 2, false);
+  // Channels and outputs that the multiprocessors do not divide.
+  for (const index_t batch : {1, 2, 4}) add("wide", block_of(312, 2504, 16, 4, 24), batch);
+  // Several packs of a row a lane, the last of some lanes beyond the end.
+  for (const index_t batch : {1, 2}) add("long_rows", block_of(136, 5000, 16, 4, 8), batch, 1);
+  // More layers than a launch takes.
+  add("deep", small, 1, 33);
+  add("deep", small, 3, 65);
+  ssm::MambaConfig c = small;
+  c.bias = true;
+  c.conv_bias = false;
+  add("biases", c, 2, 3, false);
+  c = small;
+  c.gate = false;
+  add("no_gate", c, 1);
+  c = small;
+  c.dt_b_c_norm = true;
+  for (const index_t batch : {1, 4}) add("norms", c, batch);
+  for (const index_t width : {1, 2, 3}) add("conv", block_of(32, 64, 16, width, 8), 2);
+  for (const index_t states : {2, 6, 18, 32}) add("states", block_of(32, 64, states, 4, 8), 2);
+  add("dt_rank", block_of(32, 64, 16, 4, 264), 2);
+  return cases;
+}
+
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(std::size_t bytes) : bytes_(bytes) {
+    cuda_check(cudaMalloc(&memory_, bytes), "device memory");
+  }
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  ~DeviceMemory() { cuda_check(cudaFree(memory_), "free"); }
+  ssm::Arena arena() const { return ssm::Arena(memory_, bytes_); }
+  // Not numbers; or what looks as if a first layer had left it there, in words of 4 or 8 bytes.
+  void poison(bool like_a_layer) const {
+    std::vector<std::uint32_t> words(bytes_ / 4, 0xffffffffu);
+    for (std::size_t i = 0; i < words.size() && like_a_layer; ++i) {
+      words[i] = i % 2 == 0 ? 0x00010001u : 1u;
+    }
+    cuda_check(cudaMemcpy(memory_, words.data(), words.size() * 4, cudaMemcpyHostToDevice),
+               "poison");
+    cuda_check(cudaDeviceSynchronize(), "poison");
+  }
+
+ private:
+  void* memory_ = nullptr;
+  std::size_t bytes_;
+};
+
 class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<DecodeCase> {
  protected:
   template <class T>
@@ -103,7 +169,7 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
   void build(Decoder<T>* d) {
     const DecodeCase& p = GetParam();
     config_.block = p.block;
-    config_.n_layer = 2;
+    config_.n_layer = p.layers;
     config_.vocab_size = 37;
     config_.tie_embeddings = p.tied;
     states_ = p.batch + 3;
@@ -171,11 +237,17 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
     const auto slots = [&](const Decoder<T>& d) {
       return with_slots ? View<const index_t, 1>(d.slots) : View<const index_t, 1>();
     };
-    ssm::CudaGraph graph;
-    done(graph.record(cuda_, [&] {
-      return model.step(cuda_, cuda.ids, cuda.logits, rows(cuda.state), cuda.scratch.arena(),
+    const DeviceMemory scratch(model.workspace_bytes(cuda_, batch, 1));
+    const auto step = [&] {
+      return model.step(cuda_, cuda.ids, cuda.logits, rows(cuda.state), scratch.arena(),
                         slots(cuda));
-    }));
+    };
+    if (GetParam().one_kernel) {
+      const index_t launches = (config_.n_layer + 31) / 32;
+      EXPECT_EQ(nodes_of(step), 1 + launches);  // and one that clears the workspace
+    }
+    ssm::CudaGraph graph;
+    done(graph.record(cuda_, step));
     Random random(5);
     for (index_t t = 0; t < kTokens; ++t) {
       SCOPED_TRACE("token " + std::to_string(t));
@@ -188,12 +260,8 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
         cuda.slots(b) = reference.slots(b) =
             random.integer(0, 4) == 0 ? -1 : pool[static_cast<std::size_t>(b)];
       }
-      if (t % 2 == 0) {
-        done(model.step(cuda_, cuda.ids, cuda.logits, rows(cuda.state), cuda.scratch.arena(),
-                        slots(cuda)));
-      } else {
-        done(graph.launch(cuda_));
-      }
+      scratch.poison(t % 3 == 1);
+      done(t % 2 == 0 ? step() : graph.launch(cuda_));
       done(wanted.step(ssm::Reference{}, reference.ids, reference.logits, rows(reference.state),
                        reference.scratch.arena(), slots(reference)));
       std::vector<double> found, expected;
@@ -219,6 +287,20 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
     for (index_t i = 0; i < from.ssm.size(); ++i) to.ssm.data()[i] = from.ssm.data()[i];
   }
 
+  // How many operations a call puts on the stream.
+  template <class F>
+  index_t nodes_of(F&& queue) const {
+    cudaGraph_t graph = nullptr;
+    std::size_t count = 0;
+    cuda_check(cudaStreamBeginCapture(cuda_.stream, cudaStreamCaptureModeThreadLocal), "capture");
+    const ssm::Status status = queue();
+    EXPECT_TRUE(status.is_ok()) << status.message().text;
+    cuda_check(cudaStreamEndCapture(cuda_.stream, &graph), "capture");
+    cuda_check(cudaGraphGetNodes(graph, nullptr, &count), "nodes");
+    cuda_check(cudaGraphDestroy(graph), "graph");
+    return static_cast<index_t>(count);
+  }
+
   ssm::LanguageModelConfig config_;
   index_t states_ = 0;
 };
@@ -228,10 +310,75 @@ TEST_P(CudaDecode, FloatBySlotsEqualsTheReference) { equals_the_reference<float>
 TEST_P(CudaDecode, Bf16BySlotsEqualsTheReference) { equals_the_reference<ssm::bf16>(true, 3e-2); }
 TEST_P(CudaDecode, F16EqualsTheReference) { equals_the_reference<ssm::f16>(false, 4e-3); }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecode, testing::ValuesIn(decode_cases()),
-                         [](const auto& test) {
-                           return std::string(test.param.name) + "_" + std::to_string(test.index);
-                         });
+std::string name_of(const testing::TestParamInfo<DecodeCase>& test) {
+  return std::string(test.param.name) + "_" + std::to_string(test.index);
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecode, testing::ValuesIn(decode_cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(OneKernel, CudaDecode, testing::ValuesIn(one_kernel_cases()), name_of);
+
+// Two models that decode on two streams at once give the same bits as one alone: their kernels,
+// whose blocks wait for each other, do not wait for those of the other.
+class CudaDecodeAtOnce : public CudaDecode {
+ protected:
+  using T = ssm::bf16;
+  struct Run {
+    Decoder<T> decoder;
+    ssm::Cuda cuda;
+    ssm::LanguageModel<T, ssm::Cuda> model;
+    ssm::CudaGraph graph;
+    std::unique_ptr<DeviceMemory> scratch;
+
+    std::vector<double> result() const {
+      auto all = flat(decoder.state.ssm.select(0, 1));
+      for (index_t i = 0; i < decoder.logits.size(); ++i) {
+        all.push_back(static_cast<double>(decoder.logits.data()[i]));
+      }
+      return all;
+    }
+  };
+  void set_up(Run* run, cudaStream_t stream) {
+    build(&run->decoder);
+    run->cuda = cuda_;
+    run->cuda.stream = stream;
+    run->model = prepared(run->cuda, &run->decoder);
+    cuda_check(cudaStreamSynchronize(stream), "prepare");
+    Decoder<T>& d = run->decoder;
+    const index_t batch = GetParam().batch;
+    for (index_t b = 0; b < batch; ++b) d.ids(b) = b + 1;
+    run->scratch = std::make_unique<DeviceMemory>(run->model.workspace_bytes(cuda_, batch, 1));
+    run->scratch->poison(true);
+    done(run->graph.record(run->cuda, [&] {
+      return run->model.step(run->cuda, d.ids, d.logits, d.state.rows(0, batch),
+                             run->scratch->arena());
+    }));
+  }
+};
+
+TEST_P(CudaDecodeAtOnce, GivesTheSameBits) {
+  cudaStream_t other = nullptr;
+  cuda_check(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking), "stream");
+  {
+    Run alone, first, second;
+    set_up(&alone, cuda_.stream);
+    set_up(&first, cuda_.stream);
+    set_up(&second, other);
+    constexpr int kSteps = 50;
+    for (int t = 0; t < kSteps; ++t) done(alone.graph.launch(alone.cuda));
+    for (int t = 0; t < kSteps; ++t) {
+      for (Run* run : {&first, &second}) EXPECT_TRUE(run->graph.launch(run->cuda).is_ok());
+    }
+    cuda_check(cudaDeviceSynchronize(), "kernels");
+    EXPECT_EQ(first.result(), alone.result());
+    EXPECT_EQ(second.result(), alone.result());
+  }
+  cuda_check(cudaStreamDestroy(other), "stream");
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecodeAtOnce,
+                         testing::Values(DecodeCase{"narrow", block_of(8, 16, 16, 4, 8), 1, true},
+                                         DecodeCase{"wide", block_of(312, 2504, 16, 4, 24), 3,
+                                                    true}),
+                         name_of);
 
 // A block of random weights beside states of four sequences.
 class CudaBlockStep : public OnPinnedMemory {

@@ -8,6 +8,7 @@
 #include "ssm/model/language_model_tape.hpp"
 #include "ssm/ops/embedding.hpp"
 #include "ssm/ops/embedding_backward.hpp"
+#include "ssm/ops/language_model_step.hpp"
 #include "ssm/ops/linear_backward.hpp"
 #include "ssm/ops/rms_norm_backward.hpp"
 
@@ -306,6 +307,12 @@ class LanguageModel {
     w.mixed = arena.view<T, 3>({batch, tokens, d_model});
     if (length > chunk) w.carried = State::carve(config_, batch, arena);
     w.block_bytes = Block::workspace_bytes(backend, config_.block, batch, tokens);
+    if constexpr (fuses_language_model_step<Backend, T>) {
+      const MambaConfig& c = config_.block;
+      w.block_bytes =
+          std::max(w.block_bytes, language_model_step_workspace_bytes<T>(
+                                      batch, d_model, c.d_inner, c.dt_rank + 2 * c.d_state));
+    }
     w.block = arena.allocate<unsigned char>(static_cast<index_t>(w.block_bytes));
     return w;
   }
@@ -363,13 +370,33 @@ class LanguageModel {
     Status status = check_forward(backend, ids, logits, state, states, workspace, Logits::last, {});
     if (!status) return status;
     const Workspace w = carve(backend, batch, 1, workspace);
-    status = embedding(backend, EmbeddingArgs<T>{ids, embedding_, w.residual});
-    for (index_t i = 0; i < config_.n_layer && status; ++i) {
+    const auto layer = [&](index_t i) {
       MambaStepArgs<T> step = layers_[i].block.fused_step(state.layer(i), slots);
       step.residual = w.residual.select(1, 0);
       step.norm_weight = layers_[i].norm_weight;
       step.norm_eps = static_cast<accum_t<T>>(config_.norm_eps);
-      status = mamba_step(backend, step, Arena(w.block, w.block_bytes));
+      return step;
+    };
+    if constexpr (fuses_language_model_step<Backend, T>) {
+      LanguageModelStepArgs<T> step;
+      step.ids = ids.select(1, 0);
+      step.embedding = embedding_;
+      step.n_layer = config_.n_layer;
+      step.layers = &layer;
+      step.layer = [](const void* layers, index_t i) {
+        return (*static_cast<const decltype(layer)*>(layers))(i);
+      };
+      step.norm_weight = norm_f_weight_;
+      step.norm_eps = static_cast<accum_t<T>>(config_.norm_eps);
+      step.head = head_;
+      if (logits.present()) step.logits = logits.select(1, 0);
+      if (language_model_step_takes(backend, step)) {
+        return language_model_step(backend, step, Arena(w.block, w.block_bytes));
+      }
+    }
+    status = embedding(backend, EmbeddingArgs<T>{ids, embedding_, w.residual});
+    for (index_t i = 0; i < config_.n_layer && status; ++i) {
+      status = mamba_step(backend, layer(i), Arena(w.block, w.block_bytes));
     }
     if (status) status = normalize(backend, w.residual, norm_f_weight_, w.normed);
     if (!status || !logits.present()) return status;

@@ -2,6 +2,7 @@
 
 #include "ssm/core/arena.hpp"
 #include "ssm/ops/execution.hpp"
+#include "ssm/ops/language_model_step.hpp"
 #include "ssm/ops/mamba_step.hpp"
 
 // Handles of the CUDA runtime and of cuBLASLt, declared here so that this header needs no toolkit:
@@ -36,5 +37,9 @@ template <>
 inline constexpr bool fuses_mamba_step<Cuda, bf16> = true;
 template <>
 inline constexpr bool fuses_mamba_step<Cuda, f16> = true;
+
+// By ssm/cuda/language_model_step.hpp.
+template <class T>
+inline constexpr bool fuses_language_model_step<Cuda, T> = fuses_mamba_step<Cuda, T>;
 
 SSM_NAMESPACE_END

@@ -2,11 +2,12 @@
 
 #include "ssm/cuda/context.hpp"
 
-// The decoding step of a block on CUDA, declared; see selective_scan.hpp on .hpp and .cuh. Up to
-// four rows whose vectors fit in 48 KiB take four kernels, each of which starts to fetch its
-// weights while the one before it runs (on sm_90 and later): norm, in_proj and convolution; x_proj;
-// dt_proj and scan; out_proj and residual. More rows take their products from cuBLASLt, but that of
-// dt_proj in the scan's kernel (16-bit T, d_state 16, states as MambaState::carve lays them out).
+// The decoding step of a block on CUDA, declared; see selective_scan.hpp on .hpp and .cuh. A whole
+// model is faster in one kernel, where language_model_step.hpp takes it. Up to four rows whose
+// vectors fit in 48 KiB take four kernels, each of which starts to fetch its weights while the one
+// before it runs (on sm_90 and later): norm, in_proj and convolution; x_proj; dt_proj and scan;
+// out_proj and residual. More rows take their products from cuBLASLt, but that of dt_proj in the
+// scan's kernel (16-bit T, d_state 16, states as MambaState::carve lays them out).
 
 SSM_NAMESPACE_BEGIN
 

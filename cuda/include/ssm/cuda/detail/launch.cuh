@@ -28,5 +28,14 @@ inline int device_attribute(cudaDeviceAttr attribute) noexcept {
   return value;
 }
 
+// Whether the code of a kernel that this device runs was compiled for an architecture, major 10 +
+// minor, or a newer one: a device also runs what was compiled for an older one.
+template <class... Params>
+bool compiled_for(void (*kernel)(Params...), int architecture) noexcept {
+  cudaFuncAttributes attributes = {};
+  return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)) == cudaSuccess &&
+         attributes.ptxVersion >= architecture;
+}
+
 }  // namespace detail
 SSM_NAMESPACE_END

@@ -1,0 +1,811 @@
+#pragma once
+
+#include <algorithm>
+
+#include "ssm/cuda/context.hpp"
+#include "ssm/cuda/detail/shared_barrier.cuh"
+#include "ssm/cuda/detail/tagged_words.cuh"
+#include "ssm/cuda/detail/weight_stream.cuh"
+
+// A token of a few rows through many layers, in one kernel of one block a multiprocessor. A block
+// owns some channels of d_inner (their rows of in_proj, for x and for z, and of dt_proj, and their
+// states), some rows of x_proj, of out_proj with their part of the residual, and of the head. A
+// layer has four parts, each a product with one of its weights:
+//
+//   in    waits for the residual; norm, in_proj, convolution; gives x, keeps z
+//   x     waits for x;            x_proj;                      gives dt (of low rank), B, C
+//   dt    waits for dt, B, C;     dt_proj, scan, gate;         gives y
+//   out   waits for y;            out_proj, residual;          gives the residual
+//
+// Weights depend on no activation: while a block waits, some of its warps go on copying them.
+//
+// What a part gives goes to all blocks as tagged words, with the layer as the tag, and each kind
+// has one buffer for all layers. Every block owns a channel and an element of the residual, so
+// nobody writes what is still to be read from the layer before:
+//
+// - x, after the whole residual: each block gave its part of that after it had read x.
+// - dt, B and C, after all of x: each block gave its x after it had read dt, B and C.
+// - y, after the whole residual too: each block gave its part of that after it had read y.
+// - the residual, after all of y: each block gave its y after it had read the residual.
+//
+// All blocks must run at once: the launch is cooperative.
+
+SSM_NAMESPACE_BEGIN
+namespace detail {
+
+constexpr int kStepMaxTokens = 4;
+constexpr int kStepMaxLayers = 32;  // of a launch: 4 KB of parameters
+constexpr int kStepMaxOlder = 3;    // d_conv - 1
+constexpr int kStepStates = 4;      // of a thread
+constexpr int kStepMaxStates = 32;
+
+// The parts of a layer, and what follows the last one.
+constexpr int kStepIn = 0, kStepX = 1, kStepDt = 2, kStepOut = 3, kStepHead = 4;
+constexpr int kStepLayerParts = 4, kStepParts = 5;
+
+// Rows that a kernel is compiled for.
+__host__ __device__ constexpr int step_tokens(int batch) { return batch <= 2 ? batch : 4; }
+// Channels of a row whose states a thread takes a part of, at most: what registers have room for.
+__host__ __device__ constexpr int step_scans(int tokens) { return tokens == 4 ? 3 : tokens; }
+// Groups of copies in the ring of a lane: as many as the vectors leave room for.
+__host__ __device__ constexpr int step_depth(int tokens) { return tokens == 4 ? 10 : 12; }
+
+template <class T>
+struct LanguageModelStepLayer {
+  const T* weights[kStepLayerParts];
+  const T* norm_weight;
+  const T* in_proj_bias;
+  const T* conv1d_weight;
+  const T* conv1d_bias;
+  const T* out_proj_bias;
+  const float* dt_proj_bias;
+  const float* A;
+  const float* D;
+  float* conv;
+  float* ssm;
+
+  LanguageModelStepLayer() = default;
+  explicit LanguageModelStepLayer(const MambaStepArgs<T>& a) noexcept
+      : weights{a.in_proj_weight.data(), a.x_proj_weight.data(), a.dt_proj_weight.data(),
+                a.out_proj_weight.data()},
+        norm_weight(a.norm_weight.data()),
+        in_proj_bias(a.in_proj_bias.data()),
+        conv1d_weight(a.conv1d_weight.data()),
+        conv1d_bias(a.conv1d_bias.data()),
+        out_proj_bias(a.out_proj_bias.data()),
+        dt_proj_bias(a.dt_proj_bias.data()),
+        A(a.A.data()),
+        D(a.D.data()),
+        conv(a.conv.data()),
+        ssm(a.ssm.data()) {}
+};
+
+// What a block has in shared memory, as offsets in bytes.
+template <class T>
+struct StepShared {
+  int ring, layers, vectors, dt_BC, sums, own_x, own_gate, squares, scales, places, barriers, bytes;
+
+  // Rows of the head that are multiplied before their sums are taken.
+  __host__ __device__ static int head_rows(const StreamShape& s) {
+    const int lanes = 1 << s.lanes_log2;
+    return lanes < kStreamRows ? kStreamRows : lanes;
+  }
+
+  StepShared() = default;
+  StepShared(const StreamShape (&shapes)[kStepParts], int d_model, int d_inner, int mixes,
+             int warps, int tokens) noexcept {
+    int used = 0;
+    const auto take = [&](int count, std::size_t size) {
+      const int at = used;
+      used += (count * static_cast<int>(size) + 15) / 16 * 16;
+      return at;
+    };
+    ring = take(step_depth(tokens) * kStreamRows * warps * 32, 16);
+    layers = take(kStepMaxLayers, sizeof(LanguageModelStepLayer<T>));
+    vectors = take(tokens, std::max(static_cast<std::size_t>(d_model) * sizeof(float),
+                                    static_cast<std::size_t>(d_inner) * sizeof(T)));
+    dt_BC = take(tokens * mixes, sizeof(float));
+    const StreamShape& head = shapes[kStepHead];
+    int most = 2 * head.warps * head.groups(warps) * head_rows(head);
+    for (int i = 0; i < kStepLayerParts; ++i) {
+      most = std::max(most, shapes[i].warps * shapes[i].fours * kStreamRows);
+    }
+    sums = take(most * tokens, sizeof(float));
+    own_x = take(shapes[kStepDt].fours * kStreamRows * tokens, sizeof(float));
+    own_gate = take(shapes[kStepDt].fours * kStreamRows * tokens, sizeof(float));
+    squares = take(kStreamMaxWarps * tokens, sizeof(float));
+    scales = take(3 * tokens, sizeof(float));
+    places = take(kStepParts * kStreamMaxWarps, sizeof(int));
+    barriers = take(2 * warps * step_depth(tokens), sizeof(SharedBarrier));
+    bytes = used;
+  }
+};
+
+template <class T>
+struct LanguageModelStepParams {
+  LanguageModelStepLayer<T> layers[kStepMaxLayers];
+  StreamShape shapes[kStepParts];
+  StepShared<T> shared;
+  int first_layer, layer_count;
+  int batch, d_model, d_inner, d_state, dt_rank, older, vocabulary;
+  int state_lanes_log2;  // threads that share the states of a channel
+  float inverse_d_model, norm_eps, norm_f_eps, dt_b_c_eps;
+  bool gate, dt_b_c_norm, ends_in_head;
+  Extents<2> conv_stride;  // of the state: slot, age
+  Extents<2> ssm_stride;   // slot, state
+  Extents<2> logits_stride;
+  index_t conv1d_stride, A_stride, ids_stride, slots_stride, embedding_stride;
+  const index_t* ids;
+  const index_t* slots;  // null: row b has state b
+  const T* embedding;
+  const T* norm_f_weight;
+  const T* head;
+  float* logits;
+  TaggedWords<float> residual;
+  TaggedWords<T> x, y, dt_BC;
+};
+static_assert(sizeof(LanguageModelStepParams<float>) <= 4096, "more than a kernel takes");
+
+// A range of neighbouring rows or channels.
+struct StepRange {
+  int first, count;
+  // The share of this block in `total`.
+  static __device__ StepRange of_block(int total) {
+    const int blocks = static_cast<int>(gridDim.x);
+    const int block = static_cast<int>(blockIdx.x);
+    const int each = total / blocks;
+    const int more = total % blocks;
+    return {block * each + min(block, more), each + (block < more ? 1 : 0)};
+  }
+};
+
+template <class T, int kTokens>
+class LanguageModelStepBlock {
+  static constexpr int kCount = Pack<T>::kCount;
+  static constexpr int kScans = step_scans(kTokens);
+  static constexpr int kDepth = step_depth(kTokens);
+  using Params = LanguageModelStepParams<T>;
+  using Layer = LanguageModelStepLayer<T>;
+
+ public:
+  __device__ LanguageModelStepBlock(const Params& params, unsigned char* shared)
+      : p_(params),
+        at_(params.shared),
+        shared_(shared),
+        thread_(static_cast<int>(threadIdx.x)),
+        threads_(static_cast<int>(blockDim.x) - 32 * kStreamCopyWarps),
+        warp_(thread_ / 32),
+        channels_(StepRange::of_block(p_.d_inner)),
+        mixes_(StepRange::of_block(p_.dt_rank + 2 * p_.d_state)),
+        outputs_(StepRange::of_block(p_.d_model)),
+        words_(StepRange::of_block(p_.vocabulary)),
+        parts_(kStepLayerParts * p_.layer_count + (p_.ends_in_head ? 1 : 0)),
+        channel_(share_of(thread_, channels_.count)),
+        mix_(share_of(thread_, mixes_.count)),
+        output_(share_of(thread_, outputs_.count)) {
+    for (int i = 0; i < kScans; ++i) {
+      scan_[i] = share_of((i * threads_ + thread_) >> p_.state_lanes_log2, channels_.count);
+    }
+  }
+
+  __device__ void run() {
+    const int all = static_cast<int>(blockDim.x);
+    for (int i = thread_; i < kStepParts * kStreamMaxWarps; i += all) {
+      const StreamShape& s = p_.shapes[i / kStreamMaxWarps];
+      const int warp = i % kStreamMaxWarps;
+      const int group = warp / s.warps;
+      at<int>(at_.places)[i] = warp < threads_ / 32 && group < threads_ / 32 / s.warps
+                                   ? group << 8 | warp % s.warps
+                                   : -1;
+    }
+    for (int i = thread_; i < threads_ / 32 * kDepth; i += all) {
+      at<SharedBarrier>(at_.barriers)[2 * i].init(32);
+      at<SharedBarrier>(at_.barriers)[2 * i + 1].init(1);
+    }
+    // In shared memory the pointers are nearer than those of a parameter that was not read before.
+    constexpr int kWords = static_cast<int>(sizeof(Layer) / sizeof(std::uint64_t));
+    for (int i = thread_; i < kWords * p_.layer_count; i += all) {
+      at<std::uint64_t>(at_.layers)[i] = reinterpret_cast<const std::uint64_t*>(p_.layers)[i];
+    }
+    __syncthreads();
+    if (thread_ >= threads_) return copy_weights();
+    prepare_convolution(layer(0));
+    begin_residual();
+#pragma unroll 1
+    for (int i = 0; i < parts_; ++i) run_part(i / kStepLayerParts, part_of(i));
+  }
+
+ private:
+  // What a thread has of a vector of `count` values of the block for every row: row 2^16 + place;
+  // negative: nothing.
+  __device__ int share_of(int i, int count) const {
+    return i < count * p_.batch ? i / count << 16 | i % count : -1;
+  }
+  static __device__ int row_of(int share) { return share >> 16; }
+  static __device__ int place_in(int share) { return share & 0xffff; }
+
+  template <class U>
+  __device__ U* at(int offset) const {
+    return reinterpret_cast<U*>(shared_ + offset);
+  }
+  __device__ const Layer& layer(int l) const { return at<const Layer>(at_.layers)[l]; }
+  // The part of a layer that is the i-th of all.
+  __device__ int part_of(int i) const {
+    return i < kStepLayerParts * p_.layer_count ? i % kStepLayerParts : kStepHead;
+  }
+  __device__ index_t slot_of(int b) const {
+    return p_.slots == nullptr ? b : p_.slots[b * p_.slots_stride];
+  }
+  __device__ int mixes() const { return p_.dt_rank + 2 * p_.d_state; }
+  // What the block has of a part's rows, of those of x and z alike.
+  __device__ StepRange range_of(int part) const {
+    switch (part) {
+      case kStepX:
+        return mixes_;
+      case kStepOut:
+        return outputs_;
+      case kStepHead:
+        return words_;
+      default:
+        return channels_;
+    }
+  }
+  static __device__ int fours_of(int rows) { return (rows + kStreamRows - 1) / kStreamRows; }
+  // The rows of z follow on the last four of x.
+  __device__ StreamPlace place_of(int part, int warp) const {
+    const int fours = fours_of(range_of(part).count) << (part == kStepIn && p_.gate ? 1 : 0);
+    return stream_place(p_.shapes[part], at<int>(at_.places)[part * kStreamMaxWarps + warp], fours);
+  }
+  // The packs of this lane of a warp in a place of the ring: one of each row of a four, 32 apart.
+  __device__ uint4* ring(int warp, int place) const {
+    return at<uint4>(at_.ring) + (warp * kDepth + place) * kStreamRows * 32 + thread_ % 32;
+  }
+  // Of a place: that all lanes' copies have landed, and that it is free again.
+  __device__ SharedBarrier& landed(int warp, int place) const {
+    return at<SharedBarrier>(at_.barriers)[2 * (warp * kDepth + place)];
+  }
+  __device__ SharedBarrier& taken(int warp, int place) const {
+    return at<SharedBarrier>(at_.barriers)[2 * (warp * kDepth + place) + 1];
+  }
+
+  // Where the copies for a warp are.
+  struct Ahead {
+    int warp;
+    int part = -1;        // counted through all layers
+    int copied = 0;       // the place of the ring that is next
+    unsigned parity = 1;  // of the phase in which it was free, which has been at the start
+    StreamPlace place;    // of the fours still to be copied
+    // Of the part.
+    const unsigned char* weight;  // this lane's first pack of row 0
+    int first_row, row_count, x_fours;
+    int lane_packs, packs;  // of a row that a lane has, and that there are for this one
+    int step;               // bytes from a lane's pack to its next
+    unsigned row_bytes;
+    // Of the four.
+    const unsigned char* from;  // the next pack of its first row
+    int done;                   // packs
+    int rows;                   // from its first on
+  };
+
+  // The work of a copying warp: the streams of some of the others, whichever has a free place.
+  __device__ void copy_weights() {
+    constexpr int kStreams = kStreamMaxWarps / kStreamCopyWarps;
+    Ahead streams[kStreams];
+#pragma unroll
+    for (int i = 0; i < kStreams; ++i) {
+      streams[i].warp = warp_ - threads_ / 32 + i * kStreamCopyWarps;
+      streams[i].place.warp_fours = 0;
+      if (streams[i].warp < threads_ / 32) next_weight(streams[i]);
+    }
+    bool more;
+    do {
+      more = false;
+      bool copied = false;
+#pragma unroll
+      for (int i = 0; i < kStreams; ++i) {
+        Ahead& s = streams[i];
+        if (s.place.warp_fours == 0) continue;
+        more = true;
+        if (!__all_sync(0xffffffffu, taken(s.warp, s.copied).passed(s.parity))) continue;
+        copy_group(s);
+        copied = true;
+      }
+      if (!copied) __nanosleep(20);
+    } while (more);
+    async_commit();
+    async_wait_all();
+  }
+  // Goes on to the next weight of which the warp has rows, or to the end of the stream.
+  __device__ void next_weight(Ahead& s) const {
+    do {
+      if (++s.part >= parts_) {
+        s.place.warp_fours = 0;
+        return;
+      }
+      s.place = place_of(part_of(s.part), s.warp);
+    } while (s.place.warp_fours == 0);
+    const int part = part_of(s.part);
+    const StreamShape& shape = p_.shapes[part];
+    const StepRange range = range_of(part);
+    const T* const weight =
+        part == kStepHead ? p_.head : layer(s.part / kStepLayerParts).weights[part];
+    s.weight = reinterpret_cast<const unsigned char*>(weight) + s.place.pack * 16;
+    s.first_row = range.first;
+    s.row_count = range.count;
+    s.x_fours = part == kStepIn ? fours_of(range.count) : 0x7fffffff;
+    s.row_bytes = shape.row_bytes;
+    s.lane_packs = shape.lane_packs;
+    s.step = 16 << shape.lanes_log2;
+    s.packs = (shape.packs - s.place.pack + (1 << shape.lanes_log2) - 1) >> shape.lanes_log2;
+    begin_four(s);
+  }
+  __device__ void begin_four(Ahead& s) const {
+    const bool z = s.place.first >= s.x_fours;
+    const int row = (z ? s.place.first - s.x_fours : s.place.first) * kStreamRows;
+    const int weight_row = s.first_row + row + (z ? p_.d_inner : 0);
+    s.done = 0;
+    s.rows = s.place.fours > 0 ? s.row_count - row : 0;
+    s.from = s.weight + static_cast<std::size_t>(static_cast<unsigned>(weight_row)) * s.row_bytes;
+  }
+  // One pack of each row of a four, into the next place of the ring.
+  __device__ void copy_group(Ahead& s) const {
+    const int bytes = s.done < s.packs ? 16 : 0;
+    const unsigned char* const from = s.from;
+    const std::size_t row_bytes = s.row_bytes;
+    uint4* const to = ring(s.warp, s.copied);
+#pragma unroll
+    for (int r = 0; r < kStreamRows; ++r) {
+      if (r < s.rows) async_copy_16(to + r * 32, from + r * row_bytes, bytes);
+    }
+    landed(s.warp, s.copied).arrive_after_copies();
+    if (++s.copied == kDepth) {
+      s.copied = 0;
+      s.parity ^= 1;
+    }
+    s.from += s.step;
+    if (++s.done < s.lane_packs) return;
+    ++s.place.first;
+    --s.place.fours;
+    if (--s.place.warp_fours == 0) {
+      next_weight(s);
+    } else {
+      begin_four(s);
+    }
+  }
+
+  // This thread's element of the residual, if it has one.
+  __device__ void begin_residual() {
+    if (output_ < 0) return;
+    const int b = row_of(output_);
+    const int i = outputs_.first + place_in(output_);
+    residual_ = p_.first_layer == 0 ? load_float(embedding_of(b)[i])
+                                    : p_.residual.value(b * p_.d_model + i);
+  }
+  __device__ const T* embedding_of(int b) const {
+    return p_.embedding + p_.ids[b * p_.ids_stride] * p_.embedding_stride;
+  }
+
+  // The vectors of a product in shared memory: packs of T, or of floats, whose halves are
+  // half_bytes apart.
+  struct Vectors {
+    const unsigned char* data;
+    bool floats;
+    int pack_bytes, half_bytes, token_bytes;
+  };
+
+  __device__ void run_part(int l, int part) {
+    const StreamShape shape = p_.shapes[part];
+    const StreamPlace place = place_of(part, warp_);
+    const unsigned tag = static_cast<unsigned>(p_.first_layer + l);
+    if (part == kStepX) prepare_scan(layer(l));
+    if (part == kStepOut && l + 1 < p_.layer_count) prepare_convolution(layer(l + 1));
+    constexpr int kFloat = static_cast<int>(sizeof(float));
+    Vectors vectors{at<unsigned char>(at_.vectors), sizeof(T) == 4, 16, 0,
+                    p_.d_inner * static_cast<int>(sizeof(T))};
+    if (part == kStepIn || part == kStepHead) {
+      receive_residual(part == kStepIn ? layer(l).norm_weight : p_.norm_f_weight, tag);
+      vectors.floats = true;
+      vectors.half_bytes = p_.d_model / 2 * kFloat;
+      vectors.token_bytes = p_.d_model * kFloat;
+      if (kCount == 4) vectors.half_bytes = 0;
+    } else if (part == kStepDt) {
+      float* const to = at<float>(at_.dt_BC);
+      p_.dt_BC.receive(
+          threads_, p_.batch * mixes(), tag + 1, [](int) { return 0; },
+          [&](int i, const typename TaggedWords<T>::Loaded& values, int) {
+#pragma unroll
+            for (int j = 0; j < TaggedWords<T>::kPerLoad; ++j) to[i + j] = values[j];
+          });
+      vectors = {at<unsigned char>(at_.dt_BC), true, kCount * kFloat, 16, mixes() * kFloat};
+    } else if (range_of(part).count > 0) {
+      T* const to = at<T>(at_.vectors);
+      const TaggedWords<T>& from = part == kStepX ? p_.x : p_.y;
+      from.receive(
+          threads_, p_.batch * p_.d_inner, tag + 1, [](int) { return 0; },
+          [&](int i, const typename TaggedWords<T>::Loaded& values, int) { values.store(to + i); });
+    }
+    sync_some(threads_);
+    if (part == kStepDt && p_.dt_b_c_norm) norm_dt_b_c();
+
+    // A layer's rows at once, the head's a few at a time.
+    const bool head = part == kStepHead;
+    const int all = head ? shape.groups(threads_ / 32) : 0;
+    const int fours = head ? StepShared<T>::head_rows(shape) / kStreamRows : shape.fours_a_group;
+    const int stride = (head ? all * fours : shape.fours) * kStreamRows;
+    float* sums = at<float>(at_.sums);
+    bool odd = false;
+#pragma unroll 1
+    for (int four = 0; four < shape.fours_a_group; four += fours) {
+      const int first = head ? place.group * fours - four : place.first;
+      multiply(shape, place, vectors, four, four + fours,
+               sums + (place.warp * stride + first * kStreamRows) * kTokens);
+      sync_some(threads_);
+      if (!head) break;
+      finish_head(shape, sums, all, four, fours);
+      // The next ones have a place of their own while these are still read.
+      const int other = shape.warps * stride * kTokens;
+      sums += odd ? -other : other;
+      odd = !odd;
+    }
+    switch (part) {
+      case kStepIn:
+        return finish_in(tag + 1);
+      case kStepX:
+        return finish_x(tag + 1);
+      case kStepDt:
+        return finish_dt(tag + 1);
+      case kStepOut:
+        return finish_out(layer(l), tag + 1);
+      default:
+        return;
+    }
+  }
+
+  // The residual before a layer times the weight of its norm into shared memory, and the sums of
+  // the residual's squares.
+  __device__ void receive_residual(const T* weight, unsigned tag) {
+    constexpr int kPerLoad = TaggedWords<float>::kPerLoad;
+    float* const to = at<float>(at_.vectors);
+    float squares[kTokens] = {};
+    // Element i of all rows is element i - b d_model of row b.
+    const auto batch_row = [&](int i) {
+      int b = 0;
+#pragma unroll
+      for (int c = 1; c < kTokens; ++c) b += i >= c * p_.d_model ? 1 : 0;
+      return b;
+    };
+    const auto put = [&](int i, float value, float w) {
+      const int b = batch_row(i);
+      to[b * p_.d_model + gemv_slot<T>(i - b * p_.d_model, p_.d_model)] = value * w;
+#pragma unroll
+      for (int c = 0; c < kTokens; ++c) {
+        if (kTokens == 1 || b == c) squares[c] = fmaf(value, value, squares[c]);
+      }
+    };
+    if (tag == 0) {
+      for (int i = thread_; i < p_.batch * p_.d_model; i += threads_) {
+        const int b = batch_row(i);
+        const int place = i - b * p_.d_model;
+        put(i, load_float(embedding_of(b)[place]), load_float(weight[place]));
+      }
+    } else {
+      using Weights = Elements<T, kPerLoad>;
+      p_.residual.receive(
+          threads_, p_.batch * p_.d_model, tag,
+          [&](int i) { return Weights::load(weight + i - batch_row(i) * p_.d_model); },
+          [&](int i, const TaggedWords<float>::Loaded& values, const Weights& weights) {
+#pragma unroll
+            for (int j = 0; j < kPerLoad; ++j) put(i + j, values[j], weights[j]);
+          });
+    }
+#pragma unroll
+    for (int b = 0; b < kTokens; ++b) {
+#pragma unroll
+      for (int m = 16; m >= 1; m /= 2) squares[b] += __shfl_xor_sync(0xffffffffu, squares[b], m);
+      if (thread_ % 32 == 0) at<float>(at_.squares)[warp_ * kTokens + b] = squares[b];
+    }
+  }
+  __device__ float residual_scale(int b, float eps) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kStreamMaxWarps; ++w) {
+      const float part = at<float>(at_.squares)[w * kTokens + b];
+      sum += w < threads_ / 32 ? part : 0.0f;
+    }
+    return rsqrtf(fmaf(sum, p_.inverse_d_model, eps));
+  }
+
+  // The scales of dt, B and C of every row: a warp takes one after the other.
+  __device__ void norm_dt_b_c() {
+    for (int i = warp_; i < 3 * p_.batch; i += threads_ / 32) {
+      const int kind = i % 3;
+      const int count = kind == 0 ? p_.dt_rank : p_.d_state;
+      const float* const from = at<float>(at_.dt_BC) + i / 3 * mixes() +
+                                (kind == 0 ? 0 : p_.dt_rank + (kind - 1) * p_.d_state);
+      float sum = 0.0f;
+      for (int j = thread_ % 32; j < count; j += 32) sum = fmaf(from[j], from[j], sum);
+#pragma unroll
+      for (int m = 16; m >= 1; m /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
+      if (thread_ % 32 == 0) {
+        at<float>(at_.scales)[i] = rsqrtf(sum / static_cast<float>(count) + p_.dt_b_c_eps);
+      }
+    }
+  }
+  __device__ float scale_of(int b, int kind) const {
+    return p_.dt_b_c_norm ? at<float>(at_.scales)[3 * b + kind] : 1.0f;
+  }
+
+  // The fours [begin, end) of this lane's group. The sum of row r of its rows and token b goes to
+  // sums[r kTokens + b].
+  __device__ void multiply(const StreamShape& shape, const StreamPlace& place,
+                           const Vectors& vectors, int begin, int end, float* sums) {
+    const int step = vectors.pack_bytes << shape.lanes_log2;
+    const int lane_packs = shape.lane_packs;
+    const int lanes_log2 = shape.lanes_log2;
+    const unsigned char* const last = vectors.data + (shape.packs - 1) * vectors.pack_bytes;
+    const unsigned char* const first = vectors.data + place.pack * vectors.pack_bytes;
+    end = min(end, place.warp_fours);
+#pragma unroll 1
+    for (int four = begin; four < end; ++four) {
+      float sum[kStreamRows * kTokens] = {};
+      const unsigned char* vector = first;
+#pragma unroll 1
+      for (int u = 0; u < lane_packs; ++u, vector += step) {
+        // Beyond the end of a row the weights are zero.
+        const unsigned char* const here = vector < last ? vector : last;
+        float x[kTokens][kCount];
+#pragma unroll
+        for (int b = 0; b < kTokens; ++b) {
+          const unsigned char* const from = here + b * vectors.token_bytes;
+          if (kCount == 8 && vectors.floats) {
+#pragma unroll
+            for (int h = 0; h < kCount / 4; ++h) {
+              const float4 v = *reinterpret_cast<const float4*>(from + h * vectors.half_bytes);
+              x[b][4 * h] = v.x;
+              x[b][4 * h + 1] = v.y;
+              x[b][4 * h + 2] = v.z;
+              x[b][4 * h + 3] = v.w;
+            }
+          } else {
+            Pack<T>{*reinterpret_cast<const uint4*>(from)}.widen(x[b]);
+          }
+        }
+        while (!landed(warp_, next_).passed(parity_)) continue;
+        const uint4* const from = ring(warp_, next_);
+        Pack<T> packs[kStreamRows];
+#pragma unroll
+        for (int r = 0; r < kStreamRows; ++r) packs[r].bits = from[r * 32];
+#pragma unroll
+        for (int r = 0; r < kStreamRows; ++r) {
+          float weight[kCount];
+          packs[r].widen(weight);
+#pragma unroll
+          for (int b = 0; b < kTokens; ++b) {
+#pragma unroll
+            for (int j = 0; j < kCount; ++j) {
+              sum[r * kTokens + b] = fmaf(weight[j], x[b][j], sum[r * kTokens + b]);
+            }
+          }
+        }
+        __syncwarp();
+        if (thread_ % 32 == 0) taken(warp_, next_).arrive();
+        if (++next_ == kDepth) {
+          next_ = 0;
+          parity_ ^= 1;
+        }
+      }
+      sum_over_lanes(sum, lanes_log2, [&](int i, float value) {
+        if (four < place.fours) sums[four * kStreamRows * kTokens + i] = value;
+      });
+    }
+  }
+  // The sum of a row over the warps of its group, in their order.
+  __device__ float sum_of(const float* sums, const StreamShape& shape, int stride, int row,
+                          int b) const {
+    const float* from = sums + row * kTokens + b;
+    float sum = 0.0f;
+#pragma unroll 1
+    for (int w = 0; w < shape.warps; w += 4) {
+#pragma unroll
+      for (int u = 0; u < 4; ++u) {
+        if (w + u < shape.warps) sum += from[u * stride * kTokens];
+      }
+      from += 4 * stride * kTokens;
+    }
+    return sum;
+  }
+  __device__ float layer_sum(int part, int row, int b) const {
+    const StreamShape& shape = p_.shapes[part];
+    return sum_of(at<float>(at_.sums), shape, shape.fours * kStreamRows, row, b);
+  }
+
+  // Numbers of T as they were loaded: to widen one would be to wait for it.
+  static __device__ float raw(T v) {
+    if constexpr (sizeof(T) == 4) {
+      return v;
+    } else {
+      return __uint_as_float(v.bits);
+    }
+  }
+  static __device__ float widened(float v) {
+    if constexpr (sizeof(T) == 4) {
+      return v;
+    } else {
+      T narrow;
+      narrow.bits = static_cast<std::uint16_t>(__float_as_uint(v));
+      return load_float(narrow);
+    }
+  }
+  // What a thread fetches of the convolution for its channel, before the products of the parts
+  // `out` and `in`. The same registers are its states' from `x` to `dt`.
+  static constexpr int kBefore = 0, kTaps = kBefore + kStepMaxOlder, kLast = kTaps + kStepMaxOlder,
+                       kBias = kLast + 1, kXBias = kBias + 1, kZBias = kXBias + 1;
+  __device__ void prepare_convolution(const Layer& layer) {
+    if (channel_ < 0) return;
+    const index_t d = channels_.first + place_in(channel_);
+    float(&c)[kFetched] = fetched_[0];
+    const index_t slot = slot_of(row_of(channel_));
+    state_[0] = slot < 0 ? nullptr : layer.conv + slot * p_.conv_stride[0] + d;
+    const T* const taps = layer.conv1d_weight + d * p_.conv1d_stride;
+#pragma unroll
+    for (int j = 0; j < kStepMaxOlder; ++j) {
+      c[kBefore + j] = j < p_.older && slot >= 0 ? state_[0][j * p_.conv_stride[1]] : 0.0f;
+      c[kTaps + j] = j < p_.older ? raw(taps[j]) : 0.0f;
+    }
+    c[kLast] = raw(taps[p_.older]);
+    c[kBias] = layer.conv1d_bias == nullptr ? 0.0f : raw(layer.conv1d_bias[d]);
+    c[kXBias] = c[kZBias] = 0.0f;
+    if (layer.in_proj_bias != nullptr) {
+      c[kXBias] = raw(layer.in_proj_bias[d]);
+      if (p_.gate) c[kZBias] = raw(layer.in_proj_bias[p_.d_inner + d]);
+    }
+  }
+  __device__ void finish_in(unsigned tag) {
+    if (channel_ < 0) return;
+    const int b = row_of(channel_);
+    const int channel = place_in(channel_);
+    const float(&c)[kFetched] = fetched_[0];
+    const float scale = residual_scale(b, p_.norm_eps);
+    const float x = fmaf(layer_sum(kStepIn, channel, b), scale, widened(c[kXBias]));
+    float sum = widened(c[kBias]);
+#pragma unroll
+    for (int j = 0; j < kStepMaxOlder; ++j) sum = fmaf(widened(c[kTaps + j]), c[kBefore + j], sum);
+    const T out = store_as<T>(silu_fast(fmaf(widened(c[kLast]), x, sum)));
+    p_.x.put(b * p_.d_inner + channels_.first + channel, out, tag);
+    at<float>(at_.own_x)[thread_] = load_float(out);
+    if (p_.gate) {
+      const float z = fmaf(layer_sum(kStepIn, fours_of(channels_.count) * kStreamRows + channel, b),
+                           scale, widened(c[kZBias]));
+      at<float>(at_.own_gate)[thread_] = silu_fast(load_float(store_as<T>(z)));
+    }
+    if (state_[0] == nullptr) return;
+#pragma unroll
+    for (int j = 0; j < kStepMaxOlder; ++j) {
+      if (j >= p_.older) break;
+      state_[0][j * p_.conv_stride[1]] =
+          j + 1 < p_.older ? c[kBefore + (j + 1 < kStepMaxOlder ? j + 1 : j)] : x;
+    }
+  }
+
+  __device__ void finish_x(unsigned tag) {
+    if (mix_ < 0) return;
+    p_.dt_BC.put(row_of(mix_) * mixes() + mixes_.first + place_in(mix_),
+                 store_as<T>(layer_sum(kStepX, place_in(mix_), row_of(mix_))), tag);
+  }
+
+  // kStepStates states of a channel of one row, and what belongs to the channel.
+  static constexpr int kState = 0, kRate = kState + kStepStates, kD = kRate + kStepStates,
+                       kDtBias = kD + 1, kFetched = kDtBias + 1;
+  static_assert(kZBias < kFetched, "the registers of the one hold the other");
+  __device__ int scan_lane() const { return thread_ & ((1 << p_.state_lanes_log2) - 1); }
+  __device__ void prepare_scan(const Layer& layer) {
+    const int first = scan_lane() * kStepStates;
+#pragma unroll
+    for (int i = 0; i < kScans; ++i) {
+      if (scan_[i] < 0) break;
+      float(&s)[kFetched] = fetched_[i];
+      const index_t d = channels_.first + place_in(scan_[i]);
+      const index_t slot = slot_of(row_of(scan_[i]));
+      const float* const A = layer.A + d + first * p_.A_stride;
+      state_[i] =
+          slot < 0 ? nullptr : layer.ssm + slot * p_.ssm_stride[0] + d + first * p_.ssm_stride[1];
+#pragma unroll
+      for (int n = 0; n < kStepStates; ++n) {
+        const bool exists = first + n < p_.d_state;
+        s[kRate + n] = exists ? A[n * p_.A_stride] : 0.0f;
+        s[kState + n] = exists && slot >= 0 ? state_[i][n * p_.ssm_stride[1]] : 0.0f;
+      }
+      s[kD] = layer.D == nullptr ? 0.0f : layer.D[d];
+      s[kDtBias] = layer.dt_proj_bias == nullptr ? 0.0f : layer.dt_proj_bias[d];
+    }
+  }
+  __device__ void finish_dt(unsigned tag) {
+    const int first = scan_lane() * kStepStates;
+#pragma unroll
+    for (int i = 0; i < kScans; ++i) {
+      // Whole warps go on, for the sums over the lanes of a channel.
+      if (!__any_sync(0xffffffffu, scan_[i] >= 0)) break;
+      float(&s)[kFetched] = fetched_[i];
+      const int share = max(scan_[i], 0);
+      const int b = row_of(share);
+      const int own = b * channels_.count + place_in(share);
+      const float x = at<float>(at_.own_x)[own];
+      const float delta =
+          softplus_fast(fmaf(layer_sum(kStepDt, place_in(share), b), scale_of(b, 0), s[kDtBias]));
+      const float input = delta * x * scale_of(b, 1);
+      const float* const B = at<float>(at_.dt_BC) + b * mixes() + p_.dt_rank + first;
+      float y = 0.0f;
+#pragma unroll
+      for (int n = 0; n < kStepStates; ++n) {
+        if (first + n >= p_.d_state) break;
+        s[kState + n] =
+            fmaf(exp2_fast(delta * (s[kRate + n] * kLog2e)), s[kState + n], input * B[n]);
+        y = fmaf(B[p_.d_state + n], s[kState + n], y);
+      }
+#pragma unroll 1
+      for (int m = (1 << p_.state_lanes_log2) / 2; m >= 1; m /= 2) {
+        y += __shfl_xor_sync(0xffffffffu, y, m);
+      }
+      if (scan_[i] >= 0 && scan_lane() == 0) {
+        y = fmaf(s[kD], x, y * scale_of(b, 2));
+        if (p_.gate) y *= at<float>(at_.own_gate)[own];
+        p_.y.put(b * p_.d_inner + channels_.first + place_in(share), store_as<T>(y), tag);
+      }
+      const bool kept = scan_[i] >= 0 && state_[i] != nullptr;
+#pragma unroll
+      for (int n = 0; n < kStepStates; ++n) {
+        if (kept && first + n < p_.d_state) state_[i][n * p_.ssm_stride[1]] = s[kState + n];
+      }
+    }
+  }
+
+  __device__ void finish_out(const Layer& layer, unsigned tag) {
+    if (output_ < 0) return;
+    const int i = outputs_.first + place_in(output_);
+    residual_ += layer_sum(kStepOut, place_in(output_), row_of(output_));
+    if (layer.out_proj_bias != nullptr) residual_ += load_float(layer.out_proj_bias[i]);
+    p_.residual.put(row_of(output_) * p_.d_model + i, residual_, tag);
+  }
+
+  // The logits of the fours [begin, begin + fours) of all groups, so many of them.
+  __device__ void finish_head(const StreamShape& shape, const float* sums, int groups, int begin,
+                              int fours) const {
+    const int rows = fours * kStreamRows;
+#pragma unroll 1
+    for (int b = 0; b < p_.batch; ++b) {
+      const float scale = residual_scale(b, p_.norm_f_eps);
+#pragma unroll 1
+      for (int i = thread_; i < groups * rows; i += threads_) {
+        const int row = begin * kStreamRows + i % rows;
+        const int word = i / rows * shape.fours_a_group * kStreamRows + row;
+        if (row >= shape.fours_a_group * kStreamRows || word >= words_.count) continue;
+        p_.logits[b * p_.logits_stride[0] + (words_.first + word) * p_.logits_stride[1]] =
+            scale * sum_of(sums, shape, groups * rows, i, b);
+      }
+    }
+  }
+
+  const Params& p_;
+  const StepShared<T>& at_;
+  unsigned char* const shared_;
+  const int thread_, threads_, warp_;
+  const StepRange channels_, mixes_, outputs_, words_;
+  const int parts_;
+  const int channel_, mix_, output_;  // shares
+  int scan_[kScans];
+  int next_ = 0;  // place of the ring to be multiplied, and the parity of its phase
+  unsigned parity_ = 0;
+  float residual_ = 0.0f;
+  float fetched_[kScans][kFetched];
+  float* state_[kScans];  // the first of what is fetched of it; null: none to update
+};
+
+template <class T, int kTokens>
+__global__ void __launch_bounds__(32 * (kStreamMaxWarps + kStreamCopyWarps), 1)
+    language_model_step_kernel(const __grid_constant__ LanguageModelStepParams<T> p) {
+  extern __shared__ uint4 step_shared[];
+  LanguageModelStepBlock<T, kTokens>(p, reinterpret_cast<unsigned char*>(step_shared)).run();
+}
+
+}  // namespace detail
+SSM_NAMESPACE_END
