@@ -12,9 +12,9 @@
 #include "ssm/owned.hpp"
 #include "support/cuda.hpp"
 
-// Decoding of whole models on a GPU: one token of every sequence, bf16 weights, states in float,
-// the step played from a CUDA graph, step after step as in generation. Weights are random, in the
-// shapes of the published models.
+// Decoding of whole models on a GPU: one token of every sequence, bf16 weights, states in float or
+// in bf16, the step played from a CUDA graph, step after step as in generation. Weights are random,
+// in the shapes of the published models.
 //
 //   Time        of one step
 //   tokens/s    batch over time
@@ -72,6 +72,8 @@ class Filler {
   }
 };
 
+// H: of the states.
+template <class H>
 void decode(benchmark::State& bench, const Shape& shape) {
   const index_t batch = bench.range(0);
   const ssm::LanguageModelConfig config = config_of(shape);
@@ -100,7 +102,7 @@ void decode(benchmark::State& bench, const Shape& shape) {
   ssm::Status status = model.prepare(cuda, config, weights, host.arena(),
                                      ssm::Arena(constants.data(), prepared.data));
   const auto state = carved(&state_memory, [&](ssm::Arena& arena) {
-    return ssm::LanguageModelState<ssm::bf16>::carve(config, batch, arena);
+    return ssm::LanguageModelState<ssm::bf16, H>::carve(config, batch, arena);
   });
   struct Io {
     ssm::View<index_t, 1> ids;
@@ -123,21 +125,27 @@ void decode(benchmark::State& bench, const Shape& shape) {
   cublasLtDestroy(blas);
 
   const double states = static_cast<double>(state.conv.size() + state.ssm.size());
-  const double moved = 2.0 * static_cast<double>(ssm::parameter_count(config)) + 8.0 * states;
+  const double moved = 2.0 * static_cast<double>(ssm::parameter_count(config)) +
+                       2.0 * static_cast<double>(sizeof(H)) * states;
   const double floor = moved / ssm_bench::peak_bandwidth();
   bench.counters["tokens/s"] = static_cast<double>(batch) / seconds;
   bench.counters["floor_ms"] = 1e3 * floor;
   bench.counters["%memory"] = 100 * floor / seconds;
 }
 
-const int kRegistered = [] {
+template <class H>
+void add(const char* name, std::initializer_list<index_t> batches) {
   for (const Shape& shape : kShapes) {
     auto* const b =
-        benchmark::RegisterBenchmark((std::string("decode/") + shape.name).c_str(),
-                                     [shape](benchmark::State& state) { decode(state, shape); });
+        benchmark::RegisterBenchmark((std::string(name) + "/" + shape.name).c_str(),
+                                     [shape](benchmark::State& state) { decode<H>(state, shape); });
     b->ArgName("batch")->UseManualTime()->Unit(benchmark::kMillisecond);
-    for (const index_t batch : {1, 2, 4, 16, 64, 128}) b->Arg(batch);
+    for (const index_t batch : batches) b->Arg(batch);
   }
+}
+const int kRegistered = [] {
+  add<float>("decode", {1, 2, 4, 16, 64, 128});
+  add<ssm::bf16>("decode_bf16_state", {16, 64, 128});
   return 0;
 }();
 

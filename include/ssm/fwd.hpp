@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ssm/core/config.hpp"
+#include "ssm/core/dtype.hpp"
 #include "ssm/core/isa.hpp"
 
 SSM_CPU_NAMESPACE_BEGIN
@@ -17,7 +18,7 @@ struct Cuda;
 struct MambaConfig;
 template <class T>
 struct MambaParameters;
-template <class T>
+template <class T, class H = accum_t<T>>
 struct MambaState;
 template <class T, class Backend = Cpu>
 class MambaBlock;
@@ -25,7 +26,7 @@ class MambaBlock;
 struct LanguageModelConfig;
 template <class T>
 struct LanguageModelParameters;
-template <class T>
+template <class T, class H = accum_t<T>>
 struct LanguageModelState;
 template <class T, class Backend = Cpu>
 class LanguageModel;

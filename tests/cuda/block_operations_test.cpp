@@ -1,9 +1,11 @@
 #include "cuda/device_target.hpp"
 #include "ops/causal_conv1d_suite.hpp"
+#include "ops/convert_suite.hpp"
 #include "ops/embedding_suite.hpp"
 #include "ops/linear_suite.hpp"
 #include "ops/rms_norm_suite.hpp"
 #include "ssm/cuda/causal_conv1d.hpp"
+#include "ssm/cuda/convert.hpp"
 #include "ssm/cuda/embedding.hpp"
 #include "ssm/cuda/linear.hpp"
 #include "ssm/cuda/rms_norm.hpp"
@@ -30,6 +32,10 @@ using Embeddings =
     testing::Types<EmbeddingTypes<Target, float>, EmbeddingTypes<Target, double>,
                    EmbeddingTypes<Target, ssm::bf16>, EmbeddingTypes<Captured, ssm::f16>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, EmbeddingSuite, Embeddings, TypeNames);
+
+using Conversions = testing::Types<ConvertTypes<Target, float, ssm::bf16>,
+                                   ConvertTypes<Captured, ssm::bf16, float>>;
+INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ConvertSuite, Conversions, TypeNames);
 
 template <class T>
 using LinearsOf =

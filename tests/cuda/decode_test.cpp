@@ -7,6 +7,7 @@
 #include "block/block_under_test.hpp"
 #include "cuda/pinned.hpp"
 #include "ssm/cuda/causal_conv1d.hpp"
+#include "ssm/cuda/convert.hpp"
 #include "ssm/cuda/embedding.hpp"
 #include "ssm/cuda/graph.cuh"
 #include "ssm/cuda/language_model_step.hpp"
@@ -17,6 +18,7 @@
 #include "ssm/cuda/state_matrix.hpp"
 #include "ssm/model/language_model.hpp"
 #include "ssm/reference/causal_conv1d.hpp"
+#include "ssm/reference/convert.hpp"
 #include "ssm/reference/embedding.hpp"
 #include "ssm/reference/linear.hpp"
 #include "ssm/reference/rms_norm.hpp"
@@ -156,17 +158,17 @@ class DeviceMemory {
 
 class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<DecodeCase> {
  protected:
-  template <class T>
+  template <class T, class H = float>
   struct Decoder {
     Pinned weight_memory, host_memory, data_memory, state_memory, scratch, io_memory;
     ssm::LanguageModelParameters<T> weights;
-    ssm::LanguageModelState<T> state;
+    ssm::LanguageModelState<T, H> state;
     View<index_t, 1> ids, slots;
     View<float, 2> logits;
   };
 
-  template <class T>
-  void build(Decoder<T>* d) {
+  template <class T, class H>
+  void build(Decoder<T, H>* d) {
     const DecodeCase& p = GetParam();
     config_.block = p.block;
     config_.n_layer = p.layers;
@@ -187,16 +189,16 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
     });
     allocate(d);
     for (index_t i = 0; i < d->state.conv.size(); ++i) {
-      d->state.conv.data()[i] = static_cast<float>(random.normal());
+      d->state.conv.data()[i] = H(static_cast<float>(random.normal()));
     }
     for (index_t i = 0; i < d->state.ssm.size(); ++i) {
-      d->state.ssm.data()[i] = static_cast<float>(random.normal());
+      d->state.ssm.data()[i] = H(static_cast<float>(random.normal()));
     }
   }
-  template <class T>
-  void allocate(Decoder<T>* d) {
+  template <class T, class H>
+  void allocate(Decoder<T, H>* d) {
     d->state = pinned(&d->state_memory, [&](ssm::Arena& arena) {
-      return ssm::LanguageModelState<T>::carve(config_, states_, arena);
+      return ssm::LanguageModelState<T, H>::carve(config_, states_, arena);
     });
     const index_t batch = GetParam().batch;
     ssm::Arena counter;
@@ -208,8 +210,8 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
     };
     pinned(&d->io_memory, carve);
   }
-  template <class T, class Backend>
-  ssm::LanguageModel<T, Backend> prepared(const Backend& backend, Decoder<T>* d) {
+  template <class T, class H, class Backend>
+  ssm::LanguageModel<T, Backend> prepared(const Backend& backend, Decoder<T, H>* d) {
     ssm::LanguageModel<T, Backend> model;
     const auto bytes = model.prepared_bytes(backend, config_);
     d->host_memory = Pinned(bytes.host);
@@ -220,21 +222,21 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
     return model;
   }
 
-  // Decodes with rows that change their states and sometimes skip, on both backends.
-  template <class T>
+  // Decodes with rows that change their states and sometimes skip, on both backends; the
+  // reference's state is rounded to H after every step.
+  template <class T, class H = float>
   void equals_the_reference(bool with_slots, double tolerance) {
-    Decoder<T> cuda, reference;
+    Decoder<T, H> cuda;
+    Decoder<T> reference;
     build(&cuda);
     reference.weights = cuda.weights;
     allocate(&reference);
-    copy(cuda.state, reference.state);
+    done(convert(ssm::Reference{}, cuda.state, reference.state));
     const auto model = prepared(cuda_, &cuda);
     const auto wanted = prepared(ssm::Reference{}, &reference);
     const index_t batch = GetParam().batch;
-    const auto rows = [&](const ssm::LanguageModelState<T>& s) {
-      return with_slots ? s : s.rows(0, batch);
-    };
-    const auto slots = [&](const Decoder<T>& d) {
+    const auto rows = [&](const auto& s) { return with_slots ? s : s.rows(0, batch); };
+    const auto slots = [&](const auto& d) {
       return with_slots ? View<const index_t, 1>(d.slots) : View<const index_t, 1>();
     };
     const DeviceMemory scratch(model.workspace_bytes(cuda_, batch, 1));
@@ -264,6 +266,9 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
       done(t % 2 == 0 ? step() : graph.launch(cuda_));
       done(wanted.step(ssm::Reference{}, reference.ids, reference.logits, rows(reference.state),
                        reference.scratch.arena(), slots(reference)));
+      for (View<float, 4>* v : {&reference.state.conv, &reference.state.ssm}) {
+        for (index_t i = 0; i < v->size(); ++i) v->data()[i] = float(H(v->data()[i]));
+      }
       std::vector<double> found, expected;
       for (index_t b = 0; b < batch; ++b) {
         if (with_slots && cuda.slots(b) < 0) continue;
@@ -280,11 +285,6 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
       SSM_EXPECT_CLOSE(flat(cuda.state.conv.select(0, l)), flat(reference.state.conv.select(0, l)),
                        tolerance);
     }
-  }
-  template <class T>
-  static void copy(const ssm::LanguageModelState<T>& from, const ssm::LanguageModelState<T>& to) {
-    for (index_t i = 0; i < from.conv.size(); ++i) to.conv.data()[i] = from.conv.data()[i];
-    for (index_t i = 0; i < from.ssm.size(); ++i) to.ssm.data()[i] = from.ssm.data()[i];
   }
 
   // How many operations a call puts on the stream.
@@ -308,6 +308,12 @@ class CudaDecode : public OnPinnedMemory, public testing::WithParamInterface<Dec
 TEST_P(CudaDecode, FloatEqualsTheReference) { equals_the_reference<float>(false, 5e-6); }
 TEST_P(CudaDecode, FloatBySlotsEqualsTheReference) { equals_the_reference<float>(true, 5e-6); }
 TEST_P(CudaDecode, Bf16BySlotsEqualsTheReference) { equals_the_reference<ssm::bf16>(true, 3e-2); }
+TEST_P(CudaDecode, Bf16OnBf16StatesEqualsTheReference) {
+  equals_the_reference<ssm::bf16, ssm::bf16>(true, 3e-2);
+}
+TEST_P(CudaDecode, F16OnBf16StatesEqualsTheReference) {
+  equals_the_reference<ssm::f16, ssm::bf16>(false, 3e-2);
+}
 TEST_P(CudaDecode, F16EqualsTheReference) { equals_the_reference<ssm::f16>(false, 4e-3); }
 
 std::string name_of(const testing::TestParamInfo<DecodeCase>& test) {
@@ -381,32 +387,91 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecodeAtOnce,
                          name_of);
 
 // A block of random weights beside states of four sequences.
-class CudaBlockStep : public OnPinnedMemory {
+template <class T>
+class BlockStep : public OnPinnedMemory {
  protected:
-  void build(index_t d_model) {
-    const ssm::MambaConfig config = ssm::mamba_config(d_model);
+  void build(const ssm::MambaConfig& config, index_t states) {
     const auto weights = pinned(&weight_memory_, [&](ssm::Arena& arena) {
-      return ssm::MambaParameters<float>::carve(config, arena);
+      return ssm::MambaParameters<T>::carve(config, arena);
     });
     ssm::Random random(3);
     ssm::initialize(config, weights, random);
     prepared_ = Pinned(block_.prepared_bytes(cuda_, config));
     done(block_.prepare(cuda_, config, weights, prepared_.arena()));
     state_ = pinned(&state_memory_, [&](ssm::Arena& arena) {
-      return ssm::MambaState<float>::carve(config, 4, arena);
+      return ssm::MambaState<T>::carve(config, states, arena);
     });
   }
 
   Pinned weight_memory_, state_memory_, prepared_;
-  ssm::MambaBlock<float, ssm::Cuda> block_;
-  ssm::MambaState<float> state_;
+  ssm::MambaBlock<T, ssm::Cuda> block_;
+  ssm::MambaState<T> state_;
 };
+
+template <class T>
+class CudaSixteenBitState : public BlockStep<T> {};
+using SixteenBits = testing::Types<ssm::bf16, ssm::f16>;
+TYPED_TEST_SUITE(CudaSixteenBitState, SixteenBits);
+
+// From the same state, a step on 16 bits has the bits of a step in float, the new state rounded.
+TYPED_TEST(CudaSixteenBitState, IsTheRoundedState) {
+  using T = TypeParam;
+  using ssm::bf16;
+  ssm::MambaConfig c = block_of(64, 132, 16, 4, 8);
+  for (const index_t d_state : {16, 20}) {
+    for (const index_t d_conv : {1, 4, 7}) {
+      for (const index_t batch : {1, 3, 5, 17}) {
+        SCOPED_TRACE("d_state " + std::to_string(d_state) + ", d_conv " + std::to_string(d_conv) +
+                     ", batch " + std::to_string(batch));
+        c.d_state = d_state;
+        c.d_conv = d_conv;
+        this->build(c, batch);
+        ssm::Random random(4);
+        Pinned halves_memory;
+        const auto halves = pinned(&halves_memory, [&](ssm::Arena& arena) {
+          return ssm::MambaState<T, bf16>::carve(c, batch, arena);
+        });
+        for (const View<bf16, 3>& v : {halves.conv, halves.ssm}) {
+          for (index_t i = 0; i < v.size(); ++i) v.data()[i] = bf16(float(random.normal()));
+        }
+        this->done(convert(this->cuda_, halves, this->state_));
+        View<T, 3> x, y, y_of_halves;
+        const Pinned x_memory = Pinned::of(&x, {batch, 1, c.d_model});
+        const Pinned y_memory = Pinned::of(&y, {batch, 1, c.d_model});
+        const Pinned more_memory = Pinned::of(&y_of_halves, {batch, 1, c.d_model});
+        for (index_t i = 0; i < x.size(); ++i) x.data()[i] = T(float(random.normal()));
+        const Pinned scratch(this->block_.workspace_bytes(this->cuda_, batch, 1));
+        this->done(this->block_.step(this->cuda_, x.select(1, 0), y.select(1, 0), this->state_,
+                                     scratch.arena()));
+        this->done(this->block_.step(this->cuda_, x.select(1, 0), y_of_halves.select(1, 0), halves,
+                                     scratch.arena()));
+        EXPECT_EQ(flat(y), flat(y_of_halves));
+        const auto rounded = [](const View<float, 3>& v) {
+          std::vector<double> all = flat(v);
+          for (double& one : all) one = double(float(bf16(float(one))));
+          return all;
+        };
+        EXPECT_EQ(rounded(this->state_.conv), flat(halves.conv));
+        EXPECT_EQ(rounded(this->state_.ssm), flat(halves.ssm));
+      }
+    }
+  }
+}
+
+TEST(CudaSixteenBitStates, BlockThatNoFusedStepTakesIsRefused) {
+  const ssm::MambaBlock<ssm::bf16, ssm::Cuda> block;
+  const ssm::MambaState<ssm::bf16, ssm::bf16> state;
+  const ssm::Status status = block.step(ssm::Cuda{}, {}, {}, state, ssm::Arena(nullptr, 0));
+  EXPECT_STREQ(status.message().text, "MambaBlock::step: block is not prepared");
+}
+
+using CudaBlockStep = BlockStep<float>;
 
 // A skipped row touches no state, and a state that no row names keeps its bits.
 TEST_F(CudaBlockStep, StepLeavesOtherStatesAlone) {
   for (const index_t batch : {2, 8}) {
     SCOPED_TRACE(batch);
-    build(64);
+    build(ssm::mamba_config(64), 4);
     ssm::Random random(4);
     const auto bits = [&](index_t slot) {
       auto all = flat(state_.conv.slice(0, slot, 1));
@@ -434,7 +499,7 @@ TEST_F(CudaBlockStep, StepLeavesOtherStatesAlone) {
 }
 
 TEST_F(CudaBlockStep, StepNamesBadInput) {
-  build(16);
+  build(ssm::mamba_config(16), 4);
   View<float, 2> x, y;
   View<index_t, 1> slots;
   const Pinned x_memory = Pinned::of(&x, {2, 16});

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ssm/ops/causal_conv1d.hpp"
+#include "ssm/ops/convert.hpp"
 #include "ssm/ops/embedding.hpp"
 #include "ssm/ops/linear.hpp"
 #include "ssm/ops/rms_norm.hpp"
@@ -45,6 +46,16 @@ ssm::Status run(ssm::CausalConv1dArgs<T> a) {
   a.y = target.map(a.y);
   a.sequences = mapped(target, a.sequences);
   const ssm::Status status = causal_conv1d(target.backend(), a);
+  target.finish();
+  return status;
+}
+
+template <class Target, class From, class To>
+ssm::Status run(ssm::ConvertArgs<From, To> a) {
+  Target target;
+  a.x = target.map(a.x);
+  a.y = target.map(a.y);
+  const ssm::Status status = convert(target.backend(), a);
   target.finish();
   return status;
 }

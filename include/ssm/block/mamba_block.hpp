@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "ssm/block/mamba_config.hpp"
@@ -39,6 +40,16 @@ Status step_by_slots(const char* operation, const View<const index_t, 1>& slots,
     }
   }
   return check.status();
+}
+
+// Why a step on a state that is not in accum_t was not fused.
+inline Status step_not_fused(const char* operation, bool prepared, bool has_state) noexcept {
+  return Check(operation)
+      .require(prepared, ErrorCode::invalid_argument, "block", "is not prepared")
+      .require(has_state, ErrorCode::invalid_argument, "state", "must not be absent")
+      .require(!prepared || !has_state, ErrorCode::unsupported, "b_rule and d_state",
+               "must be euler and at most 256 for a state that is not in accum_t")
+      .status();
 }
 
 }  // namespace detail
@@ -110,7 +121,7 @@ class MambaBlock {
       MambaBlock block;
       block.config_ = config;
       block.weights_ = shapes_only(config);
-      MambaStepArgs<T> args = block.fused_step({}, {});
+      MambaStepArgs<T> args = block.fused_step(State{}, {});
       args.x = View<const T, 2>(nullptr, {batch, config.d_model});
       return std::max(counter.bytes_needed(), mamba_step_workspace_bytes(args));
     }
@@ -153,37 +164,37 @@ class MambaBlock {
   // with continuous batching keeps them: row b goes on from and updates row slots(b) of `state`,
   // and -1 skips the row, whose y is then unspecified. No state may be named twice, which is not
   // checked; nor is, on a device, the range of the slots.
+  //
+  // A state stored as another H than accum_t<T> needs a backend that fuses the step for it, and
+  // where that does not take the block the call is `unsupported`.
+  template <class H = accum_t<T>>
   Status step(const Backend& backend, const View<const T, 2>& x, const View<T, 2>& y,
-              const State& state, Arena workspace,
+              const MambaState<T, H>& state, Arena workspace,
               const View<const index_t, 1>& slots = {}) const noexcept {
-    if constexpr (fuses_mamba_step<Backend, T>) {
+    if constexpr (fuses_mamba_step<Backend, T, H>) {
       if (A_.present() && state.present() && fuses_step()) {
-        MambaStepArgs<T> args = fused_step(state, slots);
+        MambaStepArgs<T, H> args = fused_step(state, slots);
         args.x = x;
         args.y = y;
         return mamba_step(backend, args, workspace);
       }
     }
-    const auto one_token = [](const auto& v) {
-      using Element = typename std::decay_t<decltype(v)>::element_type;
-      return View<Element, 3>(v.data(), {v.extent(0), 1, v.extent(1)},
-                              {v.stride(0), 0, v.stride(1)});
-    };
-    if (!slots.present()) return forward(backend, one_token(x), one_token(y), state, workspace);
-    return detail::step_by_slots<Backend>("MambaBlock::step", slots, x.extent(0),
-                                          state.conv.extent(0), [&](index_t row, index_t slot) {
-                                            return forward(backend, one_token(x.slice(0, row, 1)),
-                                                           one_token(y.slice(0, row, 1)),
-                                                           state.rows(slot, 1), workspace);
-                                          });
+    if constexpr (std::is_same<H, accum_t<T>>::value) {
+      return step_by_forward(backend, x, y, state, workspace, slots);
+    } else {
+      static_assert(fuses_mamba_step<Backend, T, H>,
+                    "this backend steps on states in accum_t<T> only; see MambaState");
+      return detail::step_not_fused("MambaBlock::step", A_.present(), state.present());
+    }
   }
 
   // Whether the backend's mamba_step, where it has one, takes this block …
   bool fuses_step() const noexcept { return mamba_step_takes(config_.b_rule, config_.d_state); }
   // … and its arguments but for input and output.
-  MambaStepArgs<T> fused_step(const State& state,
-                              const View<const index_t, 1>& slots) const noexcept {
-    MambaStepArgs<T> args;
+  template <class H>
+  MambaStepArgs<T, H> fused_step(const MambaState<T, H>& state,
+                                 const View<const index_t, 1>& slots) const noexcept {
+    MambaStepArgs<T, H> args;
     args.in_proj_weight = weights_.in_proj_weight;
     args.in_proj_bias = weights_.in_proj_bias;
     args.conv1d_weight = weights_.conv1d_weight;
@@ -311,6 +322,23 @@ class MambaBlock {
       if (check.passed()) check.also(check_values(sequences, op, batch, length));
     }
     return check.status();
+  }
+
+  Status step_by_forward(const Backend& backend, const View<const T, 2>& x, const View<T, 2>& y,
+                         const State& state, Arena workspace,
+                         const View<const index_t, 1>& slots) const {
+    const auto one_token = [](const auto& v) {
+      using Element = typename std::decay_t<decltype(v)>::element_type;
+      return View<Element, 3>(v.data(), {v.extent(0), 1, v.extent(1)},
+                              {v.stride(0), 0, v.stride(1)});
+    };
+    if (!slots.present()) return forward(backend, one_token(x), one_token(y), state, workspace);
+    return detail::step_by_slots<Backend>("MambaBlock::step", slots, x.extent(0),
+                                          state.conv.extent(0), [&](index_t row, index_t slot) {
+                                            return forward(backend, one_token(x.slice(0, row, 1)),
+                                                           one_token(y.slice(0, row, 1)),
+                                                           state.rows(slot, 1), workspace);
+                                          });
   }
 
   static State row_of(const State& state, index_t i) noexcept {

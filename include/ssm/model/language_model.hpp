@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <type_traits>
 
 #include "ssm/block/mamba_block.hpp"
 #include "ssm/model/language_model_parameters.hpp"
@@ -182,27 +183,34 @@ class LanguageModel {
   }
 
   // One token per row: ids (batch), logits (batch, vocab_size). The same as forward with length 1;
-  // slots as in MambaBlock::step: a skipped row needs a valid id all the same.
+  // slots and H as in MambaBlock::step: a skipped row needs a valid id all the same.
+  template <class H = accum_t<T>>
   Status step(const Backend& backend, const View<const index_t, 1>& ids,
-              const View<accum_t<T>, 2>& logits, const State& state, Arena workspace,
-              const View<const index_t, 1>& slots = {}) const noexcept {
+              const View<accum_t<T>, 2>& logits, const LanguageModelState<T, H>& state,
+              Arena workspace, const View<const index_t, 1>& slots = {}) const noexcept {
     const View<const index_t, 2> one_id(ids.data(), {ids.extent(0), 1}, {ids.stride(0), 0});
     const View<accum_t<T>, 3> one_row(logits.data(), {logits.extent(0), 1, logits.extent(1)},
                                       {logits.stride(0), 0, logits.stride(1)});
-    if constexpr (fuses_mamba_step<Backend, T>) {
+    if constexpr (fuses_mamba_step<Backend, T, H>) {
       if (layers_ != nullptr && state.present() && layers_[0].block.fuses_step()) {
         return step_fused(backend, one_id, one_row, state, workspace, slots);
       }
     }
-    if (!slots.present()) {
-      return forward(backend, one_id, one_row, state, workspace, Logits::last);
+    if constexpr (std::is_same<H, accum_t<T>>::value) {
+      if (!slots.present()) {
+        return forward(backend, one_id, one_row, state, workspace, Logits::last);
+      }
+      return detail::step_by_slots<Backend>(
+          "LanguageModel::step", slots, ids.extent(0), state.conv.extent(1),
+          [&](index_t row, index_t slot) {
+            return forward(backend, one_id.slice(0, row, 1), one_row.slice(0, row, 1),
+                           state.rows(slot, 1), workspace, Logits::last);
+          });
+    } else {
+      static_assert(fuses_mamba_step<Backend, T, H>,
+                    "this backend steps on states in accum_t<T> only; see MambaState");
+      return detail::step_not_fused("LanguageModel::step", layers_ != nullptr, state.present());
     }
-    return detail::step_by_slots<Backend>(
-        "LanguageModel::step", slots, ids.extent(0), state.conv.extent(1),
-        [&](index_t row, index_t slot) {
-          return forward(backend, one_id.slice(0, row, 1), one_row.slice(0, row, 1),
-                         state.rows(slot, 1), workspace, Logits::last);
-        });
   }
 
   // Training: forward that keeps, on `tape`, what backward reads; the arithmetic is forward's with
@@ -317,9 +325,11 @@ class LanguageModel {
     return w;
   }
 
+  template <class H>
   Status check_forward(const Backend& backend, const View<const index_t, 2>& ids,
-                       const View<accum_t<T>, 3>& logits, const State& state, index_t state_rows,
-                       Arena workspace, Logits which, const Sequences& sequences) const {
+                       const View<accum_t<T>, 3>& logits, const LanguageModelState<T, H>& state,
+                       index_t state_rows, Arena workspace, Logits which,
+                       const Sequences& sequences) const {
     const char* const op = "LanguageModel::forward";
     const index_t batch = ids.extent(0);
     const index_t length = ids.extent(1);
@@ -362,22 +372,23 @@ class LanguageModel {
   }
 
   // ids (batch, 1), logits (batch, 1, vocab_size), state present.
+  template <class H>
   Status step_fused(const Backend& backend, const View<const index_t, 2>& ids,
-                    const View<accum_t<T>, 3>& logits, const State& state, Arena workspace,
-                    const View<const index_t, 1>& slots) const {
+                    const View<accum_t<T>, 3>& logits, const LanguageModelState<T, H>& state,
+                    Arena workspace, const View<const index_t, 1>& slots) const {
     const index_t batch = ids.extent(0);
     const index_t states = slots.present() ? state.conv.extent(1) : batch;
     Status status = check_forward(backend, ids, logits, state, states, workspace, Logits::last, {});
     if (!status) return status;
     const Workspace w = carve(backend, batch, 1, workspace);
     const auto layer = [&](index_t i) {
-      MambaStepArgs<T> step = layers_[i].block.fused_step(state.layer(i), slots);
+      MambaStepArgs<T, H> step = layers_[i].block.fused_step(state.layer(i), slots);
       step.residual = w.residual.select(1, 0);
       step.norm_weight = layers_[i].norm_weight;
       step.norm_eps = static_cast<accum_t<T>>(config_.norm_eps);
       return step;
     };
-    if constexpr (fuses_language_model_step<Backend, T>) {
+    if constexpr (std::is_same<H, accum_t<T>>::value && fuses_language_model_step<Backend, T>) {
       LanguageModelStepArgs<T> step;
       step.ids = ids.select(1, 0);
       step.embedding = embedding_;

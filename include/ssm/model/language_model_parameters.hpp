@@ -119,11 +119,11 @@ void initialize(const LanguageModelConfig& c, const LanguageModelParameters<T>& 
 }
 
 // The states of all layers, one row per sequence in each: two arrays, so that a snapshot is two
-// copies.
-template <class T>
+// copies. H as in MambaState.
+template <class T, class H>
 struct LanguageModelState {
-  View<accum_t<T>, 4> conv;  // (n_layer, sequences, d_conv - 1, d_inner)
-  View<accum_t<T>, 4> ssm;   // (n_layer, sequences, d_inner, d_state), channels contiguous
+  View<H, 4> conv;  // (n_layer, sequences, d_conv - 1, d_inner)
+  View<H, 4> ssm;   // (n_layer, sequences, d_inner, d_state), channels contiguous
 
   bool present() const noexcept { return conv.present() || ssm.present(); }
 
@@ -131,21 +131,29 @@ struct LanguageModelState {
                                   Arena& arena) noexcept {
     const MambaConfig& b = c.block;
     LanguageModelState s;
-    s.conv = arena.view<accum_t<T>, 4>({c.n_layer, sequences, b.d_conv - 1, b.d_inner});
-    s.ssm = arena.view<accum_t<T>, 4>({c.n_layer, sequences, b.d_state, b.d_inner}).transpose(2, 3);
+    s.conv = arena.view<H, 4>({c.n_layer, sequences, b.d_conv - 1, b.d_inner});
+    s.ssm = arena.view<H, 4>({c.n_layer, sequences, b.d_state, b.d_inner}).transpose(2, 3);
     return s;
   }
 
-  MambaState<T> layer(index_t i) const noexcept { return {conv.select(0, i), ssm.select(0, i)}; }
+  MambaState<T, H> layer(index_t i) const noexcept { return {conv.select(0, i), ssm.select(0, i)}; }
   LanguageModelState rows(index_t begin, index_t count) const noexcept {
     return {conv.slice(1, begin, count), ssm.slice(1, begin, count)};
   }
 };
 
 // The state before the first token, in host memory.
-template <class T>
-void set_zero(const LanguageModelState<T>& s) noexcept {
+template <class T, class H>
+void set_zero(const LanguageModelState<T, H>& s) noexcept {
   for (index_t l = 0; l < s.conv.extent(0); ++l) set_zero(s.layer(l));
+}
+
+// to = from, stored in another way; as for MambaState.
+template <class Backend, class T, class From, class To>
+Status convert(const Backend& backend, const LanguageModelState<T, From>& from,
+               const LanguageModelState<T, To>& to) noexcept {
+  const Status status = convert(backend, ConvertArgs<From, To>{from.conv, to.conv});
+  return status ? convert(backend, ConvertArgs<From, To>{from.ssm, to.ssm}) : status;
 }
 
 SSM_NAMESPACE_END

@@ -18,7 +18,8 @@ SSM_NAMESPACE_BEGIN
 //   out        = W_out y + b_out                    to y, or added to residual
 //
 // The names are those of MambaParameters. No z without a gate: in_proj_weight has d_inner rows.
-template <class T>
+// H is how the states are stored: y is of the new state before it is rounded to H.
+template <class T, class H = accum_t<T>>
 struct MambaStepArgs {
   using Accum = accum_t<T>;
 
@@ -45,8 +46,8 @@ struct MambaStepArgs {
   Accum dt_b_c_eps = 0;
   BRule b_rule = BRule::euler;
 
-  View<Accum, 3> conv;  // (states, d_conv - 1, d_inner), updated
-  View<Accum, 3> ssm;   // (states, d_inner, d_state), updated
+  View<H, 3> conv;  // (states, d_conv - 1, d_inner), updated
+  View<H, 3> ssm;   // (states, d_inner, d_state), updated
   // (batch), optional: row b goes on from and updates the state slots(b), any of them but none
   // twice; -1 skips the row: no state is touched, and its output is unspecified. Absent: row b has
   // the state b.
@@ -56,8 +57,9 @@ struct MambaStepArgs {
   bool gate() const noexcept { return in_proj_weight.extent(0) != conv1d_weight.extent(0); }
 };
 
-// Whether a backend has the operation for T. False: blocks call one operation after another.
-template <class Backend, class T>
+// Whether a backend has the operation for T and states in H. False: blocks call one operation after
+// another, which takes states in accum_t<T> only.
+template <class Backend, class T, class H = accum_t<T>>
 inline constexpr bool fuses_mamba_step = false;
 // What such a backend takes; for the rest, too, blocks call one operation after another.
 inline bool mamba_step_takes(BRule b_rule, index_t d_state) noexcept {
@@ -65,8 +67,8 @@ inline bool mamba_step_takes(BRule b_rule, index_t d_state) noexcept {
 }
 
 // Every shape condition; touches no element.
-template <class T>
-Status check_shapes(const MambaStepArgs<T>& a) noexcept {
+template <class T, class H>
+Status check_shapes(const MambaStepArgs<T, H>& a) noexcept {
   const index_t batch = a.batch();
   const index_t d_model = a.out_proj_weight.extent(0);
   const index_t d_inner = a.conv1d_weight.extent(0);
@@ -115,7 +117,8 @@ struct MambaStepScratch {
   View<T, 2> dt_BC;   // (batch, dt_rank + 2 d_state)
   View<T, 2> dt;      // (batch, d_inner)
 
-  static MambaStepScratch carve(const MambaStepArgs<T>& a, Arena& arena) noexcept {
+  template <class H>
+  static MambaStepScratch carve(const MambaStepArgs<T, H>& a, Arena& arena) noexcept {
     const index_t batch = a.batch();
     const auto rows = [&](const View<const T, 2>& weight) {
       return arena.view<T, 2>({batch, weight.extent(0)});
@@ -134,16 +137,16 @@ struct MambaStepScratch {
 }  // namespace detail
 
 // Bytes of workspace for mamba_step; reads shapes alone.
-template <class T>
-std::size_t mamba_step_workspace_bytes(const MambaStepArgs<T>& a) noexcept {
+template <class T, class H>
+std::size_t mamba_step_workspace_bytes(const MambaStepArgs<T, H>& a) noexcept {
   Arena counter;
   detail::MambaStepScratch<T>::carve(a, counter);
   return counter.bytes_needed();
 }
 
 // Chosen only when the backend's own header is missing.
-template <class Backend, class T>
-Status mamba_step(const Backend&, const MambaStepArgs<T>&, Arena) {
+template <class Backend, class T, class H>
+Status mamba_step(const Backend&, const MambaStepArgs<T, H>&, Arena) {
   static_assert(sizeof(Backend) == 0,
                 "no mamba_step for this backend: include <ssm/cuda/mamba_step.hpp>");
   return Status::ok();

@@ -37,6 +37,10 @@ template <>
 inline constexpr bool fuses_mamba_step<Cuda, bf16> = true;
 template <>
 inline constexpr bool fuses_mamba_step<Cuda, f16> = true;
+template <>
+inline constexpr bool fuses_mamba_step<Cuda, bf16, bf16> = true;
+template <>
+inline constexpr bool fuses_mamba_step<Cuda, f16, bf16> = true;
 
 // By ssm/cuda/language_model_step.hpp.
 template <class T>

@@ -12,11 +12,11 @@ namespace detail {
 
 // One token through the causal convolution and its SiLU, one channel of one row: the state moves
 // on.
-template <class T>
+template <class T, class H>
 struct ConvStep {
   View<const T, 2> weight;  // (channels, width)
   View<const T, 1> bias;
-  View<float, 3> state;  // (states, width - 1, channels)
+  View<H, 3> state;  // (states, width - 1, channels)
   View<const index_t, 1> slots;
   View<T, 2> y;  // (batch, channels)
 
@@ -35,7 +35,7 @@ struct ConvStep {
 #pragma unroll
     for (int j = 0; j < kFetched; ++j) {
       if (j >= older) break;
-      p.before[j] = state(p.slot, j, d);
+      p.before[j] = load_float(state(p.slot, j, d));
       p.taps[j] = load_float(weight(d, j));
     }
     return p;
@@ -49,12 +49,13 @@ struct ConvStep {
       for (int j = 0; j < kFetched; ++j) {
         if (j >= older) break;
         sum = fmaf(p.taps[j], p.before[j], sum);
-        state(p.slot, j, d) = j + 1 < older ? p.before[j + 1 < kFetched ? j + 1 : j] : x;
+        const float next = j + 1 < older ? p.before[j + 1 < kFetched ? j + 1 : j] : x;
+        state(p.slot, j, d) = store_as<H>(next);
       }
     } else {
       for (index_t j = 0; j < older; ++j) {
-        sum = fmaf(load_float(weight(d, j)), state(p.slot, j, d), sum);
-        state(p.slot, j, d) = j + 1 < older ? state(p.slot, j + 1, d) : x;
+        sum = fmaf(load_float(weight(d, j)), load_float(state(p.slot, j, d)), sum);
+        state(p.slot, j, d) = j + 1 < older ? state(p.slot, j + 1, d) : store_as<H>(x);
       }
     }
     y(b, d) = store_as<T>(silu_fast(fmaf(p.last, x, sum)));
@@ -62,12 +63,12 @@ struct ConvStep {
 };
 
 // Takes the sums of in_proj: the first rows are channels of the convolution, those after them z.
-template <class T>
+template <class T, class H>
 struct InProjSink {
-  ConvStep<T> conv;
+  ConvStep<T, H> conv;
   View<const T, 1> bias;  // (rows), optional
   View<T, 2> z;           // (batch, channels), absent without a gate
-  using Prepared = typename ConvStep<T>::Prepared;
+  using Prepared = typename ConvStep<T, H>::Prepared;
 
   __device__ index_t batch() const { return conv.y.extent(0); }
   __device__ Prepared prepare(int row, int b) const {
@@ -87,9 +88,9 @@ struct InProjSink {
 constexpr int kConvStepThreads = 256;
 
 // The convolution alone, of x (batch, channels).
-template <class T>
+template <class T, class H>
 __global__ void __launch_bounds__(kConvStepThreads)
-    conv_step_kernel(const ConvStep<T> conv, const View<const T, 2> x, unsigned row_blocks) {
+    conv_step_kernel(const ConvStep<T, H> conv, const View<const T, 2> x, unsigned row_blocks) {
   allow_kernel_after();
   wait_for_kernel_before();
   const index_t b = blockIdx.x / row_blocks;
@@ -106,10 +107,10 @@ View<T, 3> with_one_token(const View<T, 2>& v) noexcept {
 }
 
 // The products of a step, in one of two ways.
-template <class T>
+template <class T, class H>
 class MambaStep {
  public:
-  MambaStep(const Cuda& cuda, const MambaStepArgs<T>& args, const MambaStepScratch<T>& scratch)
+  MambaStep(const Cuda& cuda, const MambaStepArgs<T, H>& args, const MambaStepScratch<T>& scratch)
       : cuda_(cuda), a_(args), s_(scratch) {
     const index_t d_inner = a_.conv1d_weight.extent(0);
     few_ = gemv_takes<T>(a_.batch(), a_.out_proj_weight.extent(0)) &&
@@ -143,7 +144,7 @@ class MambaStep {
   }
 
   Status in_proj_of_few() const {
-    const InProjSink<T> sink{conv_, a_.in_proj_bias, z_};
+    const InProjSink<T, H> sink{conv_, a_.in_proj_bias, z_};
     const index_t batch = a_.batch();
     if (!a_.residual.present()) {
       return queued(launch_gemv(cuda_, a_.in_proj_weight, batch, GemvInput<T>(a_.x), sink));
@@ -168,8 +169,9 @@ class MambaStep {
     const index_t blocks = saturating_mul(row_blocks, a_.batch());
     if (status) status = check_grid("mamba_step", blocks);
     if (!status) return status;
-    return queued(launch_dependent(cuda_, conv_step_kernel<T>, blocks, kConvStepThreads, 0, conv_,
-                                   View<const T, 2>(xz_x_), static_cast<unsigned>(row_blocks)));
+    return queued(launch_dependent(cuda_, conv_step_kernel<T, H>, blocks, kConvStepThreads, 0,
+                                   conv_, View<const T, 2>(xz_x_),
+                                   static_cast<unsigned>(row_blocks)));
   }
 
   Status normalize_dt_b_c() const {
@@ -185,7 +187,7 @@ class MambaStep {
   }
 
   Status scan() const {
-    ScanStepParams<T> p = scan_of(dt_low());
+    ScanStepParams<T, H> p = scan_of(dt_low());
     p.dt_weight = a_.dt_proj_weight.data();
     p.dt_weight_stride = {a_.dt_proj_weight.stride(0), a_.dt_proj_weight.stride(1)};
     p.dt_rank = static_cast<int>(dt_rank_);
@@ -197,7 +199,7 @@ class MambaStep {
     }
     return launch_scan_step("mamba_step", cuda_, p);
   }
-  ScanStepParams<T> scan_of(const View<T, 2>& dt) const {
+  ScanStepParams<T, H> scan_of(const View<T, 2>& dt) const {
     SelectiveScanArgs<T> scan;
     scan.x = with_one_token(s_.x);
     scan.dt = with_one_token(dt);
@@ -211,10 +213,10 @@ class MambaStep {
     scan.D = a_.D;
     if (z_.present()) scan.z = with_one_token(z_);
     scan.dt_bias = a_.dt_proj_bias;
-    scan.h0 = a_.ssm;
-    scan.h_last = a_.ssm;
     scan.y = with_one_token(s_.x);
-    auto p = scan_params<ScanStepParams<T>>(scan);
+    auto p = scan_params<ScanStepParams<T, H>>(scan);
+    p.h0 = p.h_last = a_.ssm.data();
+    p.h0_stride = p.h_last_stride = {a_.ssm.stride(0), a_.ssm.stride(1), a_.ssm.stride(2)};
     p.group_channels = p.channels;
     p.slots = a_.slots.data();
     p.slots_stride = a_.slots.stride(0);
@@ -243,9 +245,9 @@ class MambaStep {
   static Status queued(cudaError_t error) { return cuda_status("mamba_step", error); }
 
   const Cuda& cuda_;
-  const MambaStepArgs<T>& a_;
+  const MambaStepArgs<T, H>& a_;
   const MambaStepScratch<T>& s_;
-  ConvStep<T> conv_;
+  ConvStep<T, H> conv_;
   View<T, 2> xz_x_, z_;
   index_t dt_rank_;
   bool few_;
@@ -253,8 +255,8 @@ class MambaStep {
 
 }  // namespace detail
 
-template <class T>
-Status mamba_step(const Cuda& cuda, const MambaStepArgs<T>& a, Arena workspace) {
+template <class T, class H>
+Status mamba_step(const Cuda& cuda, const MambaStepArgs<T, H>& a, Arena workspace) {
   Check check("mamba_step");
   check.also(check_shapes(a))
       .require(mamba_step_takes(a.b_rule, a.A.extent(1)), ErrorCode::unsupported,
@@ -262,7 +264,7 @@ Status mamba_step(const Cuda& cuda, const MambaStepArgs<T>& a, Arena workspace) 
   const auto scratch = detail::MambaStepScratch<T>::carve(a, workspace);
   check.also(workspace.status("mamba_step"));
   if (!check.passed() || a.batch() == 0) return check.status();
-  return detail::MambaStep<T>(cuda, a, scratch).run();
+  return detail::MambaStep<T, H>(cuda, a, scratch).run();
 }
 
 SSM_NAMESPACE_END

@@ -12,8 +12,8 @@
 SSM_NAMESPACE_BEGIN
 
 // d_state up to 256 and BRule::euler, else `unsupported`. Values (slots, the sign of A) are not
-// checked. T is float, bf16 or f16.
-template <class T>
-Status mamba_step(const Cuda& cuda, const MambaStepArgs<T>& a, Arena workspace);
+// checked. T is float, bf16 or f16; H is float, or bf16 beside a 16-bit T.
+template <class T, class H>
+Status mamba_step(const Cuda& cuda, const MambaStepArgs<T, H>& a, Arena workspace);
 
 SSM_NAMESPACE_END

@@ -3,7 +3,7 @@
 #include "ssm/core/config.hpp"
 
 // Copies from global to shared memory that pass by no register (sm_80 and newer; older devices copy
-// through one). Both addresses are 16-byte aligned.
+// through one). Both addresses are aligned to the size of the copy.
 
 SSM_NAMESPACE_BEGIN
 namespace detail {
@@ -24,6 +24,22 @@ __device__ __forceinline__ void async_copy_16(void* to, const void* from, int by
     }
   }
 #endif
+}
+
+// kBytes, 8 or 16.
+template <int kBytes>
+__device__ __forceinline__ void async_copy(void* to, const void* from) {
+  if constexpr (kBytes == 16) {
+    async_copy_16(to, from, 16);
+  } else {
+    static_assert(kBytes == 8, "8 or 16 bytes");
+#if __CUDA_ARCH__ >= 800
+    const unsigned shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(from) : "memory");
+#else
+    *static_cast<uint2*>(to) = *static_cast<const uint2*>(from);
+#endif
+  }
 }
 
 __device__ __forceinline__ void async_commit() {

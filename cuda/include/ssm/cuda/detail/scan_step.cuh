@@ -3,11 +3,11 @@
 #include "ssm/cuda/detail/scan_step_rows.cuh"
 
 // One token of the selective scan, the decoding step: real float systems with euler inputs. It is
-// bound by reading and writing the state, 8 bytes per channel and state, so neighbouring lanes take
-// neighbouring channels, which the library's own states hold contiguous. Warp w of a block holds
-// the states [kStates w, kStates (w + 1)) of the block's 32 channels; the warps' sums meet in
-// shared memory and are added in their order. Where dt comes as its low-rank factor, the warps
-// share its projection out in the same way.
+// bound by reading and writing the state, 8 bytes per channel and state in float, so neighbouring
+// lanes take neighbouring channels, which the library's own states hold contiguous. Warp w of a
+// block holds the states [kStates w, kStates (w + 1)) of the block's 32 channels; the warps' sums
+// meet in shared memory and are added in their order. Where dt comes as its low-rank factor, the
+// warps share its projection out in the same way.
 
 SSM_NAMESPACE_BEGIN
 namespace detail {
@@ -15,8 +15,8 @@ namespace detail {
 constexpr int kScanStepMaxWarps = 16;
 
 // dt of channel d: this warp's part of the sum over the rank.
-template <class T>
-__device__ float scan_step_dt_part(const ScanStepParams<T>& p, index_t row, index_t d, int warp,
+template <class T, class H>
+__device__ float scan_step_dt_part(const ScanStepParams<T, H>& p, index_t row, index_t d, int warp,
                                    int warps) {
   const T* const weight = p.dt_weight + d * p.dt_weight_stride[0];
   const T* const low = p.dt + row * p.dt_stride[0];
@@ -41,9 +41,9 @@ __device__ float scan_step_dt_part(const ScanStepParams<T>& p, index_t row, inde
 }
 
 // Threads: (32 state warps, groups of 32 channels); p.channel_blocks blocks per row.
-template <class T, int kStates>
+template <class T, class H, int kStates>
 __global__ void __launch_bounds__(32 * kScanStepMaxWarps)
-    scan_step_kernel(const ScanStepParams<T> p) {
+    scan_step_kernel(const ScanStepParams<T, H> p) {
   __shared__ float sums[kScanStepMaxWarps][32];
   __shared__ float dt_parts[kScanStepMaxWarps][32];
   allow_kernel_after();
@@ -72,10 +72,10 @@ __global__ void __launch_bounds__(32 * kScanStepMaxWarps)
   const bool exists = d < p.channels && slot >= 0;
   const bool token = exists && (p.lengths == nullptr || p.lengths[row * p.lengths_stride] > 0);
   if (exists && p.h0 != nullptr) {
-    const float* from = p.h0 + slot * p.h0_stride[0] + d * p.h0_stride[1] + n0 * p.h0_stride[2];
+    const H* from = p.h0 + slot * p.h0_stride[0] + d * p.h0_stride[1] + n0 * p.h0_stride[2];
 #pragma unroll
     for (int s = 0; s < kStates; ++s) {
-      if (n0 + s < p.d_state) h[s] = *from;
+      if (n0 + s < p.d_state) h[s] = load_float(*from);
       from += p.h0_stride[2];
     }
   }
@@ -117,11 +117,10 @@ __global__ void __launch_bounds__(32 * kScanStepMaxWarps)
     }
   }
   if (exists && p.h_last != nullptr) {
-    float* to =
-        p.h_last + slot * p.h_last_stride[0] + d * p.h_last_stride[1] + n0 * p.h_last_stride[2];
+    H* to = p.h_last + slot * p.h_last_stride[0] + d * p.h_last_stride[1] + n0 * p.h_last_stride[2];
 #pragma unroll
     for (int s = 0; s < kStates; ++s) {
-      if (n0 + s < p.d_state) *to = h[s];
+      if (n0 + s < p.d_state) *to = store_as<H>(h[s]);
       to += p.h_last_stride[2];
     }
   }
@@ -140,8 +139,8 @@ __global__ void __launch_bounds__(32 * kScanStepMaxWarps)
 }
 
 // Up to kScanStepMaxWarps * 16 states.
-template <class T>
-Status launch_scan_step(const char* operation, const Cuda& cuda, ScanStepParams<T> p) {
+template <class T, class H>
+Status launch_scan_step(const char* operation, const Cuda& cuda, ScanStepParams<T, H> p) {
   if (scan_rows_takes(p)) return launch_scan_rows(operation, cuda, p);
   const auto run = [&](auto states) {
     constexpr int kStates = decltype(states)::value;
@@ -153,8 +152,8 @@ Status launch_scan_step(const char* operation, const Cuda& cuda, ScanStepParams<
     if (!status || blocks == 0) return status;
     p.channel_blocks = static_cast<unsigned>(row_blocks);
     const dim3 threads(static_cast<unsigned>(32 * warps), static_cast<unsigned>(groups));
-    return cuda_status(operation,
-                       launch_dependent(cuda, scan_step_kernel<T, kStates>, blocks, threads, 0, p));
+    return cuda_status(
+        operation, launch_dependent(cuda, scan_step_kernel<T, H, kStates>, blocks, threads, 0, p));
   };
   // Few channels take four states a thread, for more threads; enough of them take sixteen, for
   // fewer instructions.

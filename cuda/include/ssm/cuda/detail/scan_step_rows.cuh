@@ -16,8 +16,8 @@
 SSM_NAMESPACE_BEGIN
 namespace detail {
 
-template <class T>
-struct ScanStepParams : ScanTileParams<T> {
+template <class T, class H = float>
+struct ScanStepParams : ScanTileParams<T, H> {
   const T* dt_weight = nullptr;  // (channels, dt_rank): dt = dt_weight p.dt; null: p.dt is dt
   Extents<2> dt_weight_stride = {};
   int dt_rank = 0;
@@ -39,7 +39,7 @@ constexpr int kScanRowsRank = 256;  // of dt, at most
 // W_dt times the low-rank factor of dt, for the block's rows and channels: a warp takes eight
 // channels and one half of the rank. The weight's fragments are asked for before the kernel before
 // has ended.
-template <class T>
+template <class T, class H>
 class ScanRowsProjection {
  public:
   struct Shared {
@@ -47,7 +47,7 @@ class ScanRowsProjection {
     float parts[2][kScanRowsRows][kScanRowsChannels];
   };
 
-  __device__ ScanRowsProjection(const ScanStepParams<T>& p, Shared& shared, index_t channel0,
+  __device__ ScanRowsProjection(const ScanStepParams<T, H>& p, Shared& shared, index_t channel0,
                                 index_t row0)
       : p_(p), shared_(shared), row0_(row0) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -116,7 +116,7 @@ class ScanRowsProjection {
   static constexpr int kSteps = kScanRowsRank / 16 / 2;  // of a half
   static_assert(kScanRowsWarps == 2 * kTiles && kScanRowsRows == 16, "one tile a warp");
 
-  const ScanStepParams<T>& p_;
+  const ScanStepParams<T, H>& p_;
   Shared& shared_;
   index_t row0_;
   int tile_, half_, first_step_, last_step_;
@@ -125,15 +125,16 @@ class ScanRowsProjection {
 
 // Lane l has the states [4 (l / 8), + 4) of the channels [4 (l % 8), + 4), and the rest of channel
 // 4 (l % 8) + l / 8: its step size, input and output.
-template <class T, bool kProjects>
+template <class T, class H, bool kProjects>
 __global__ void __launch_bounds__(32 * kScanRowsWarps, kScanRowsBlocks)
-    scan_step_rows_kernel(const ScanStepParams<T> p) {
-  using Projection = ScanRowsProjection<T>;
+    scan_step_rows_kernel(const ScanStepParams<T, H> p) {
+  using Projection = ScanRowsProjection<T, H>;
   struct Nothing {};
   __shared__ std::conditional_t<kProjects, typename Projection::Shared, Nothing> shared;
   // A thread's states of both rows: they pass by no register on their way here, so that those of
   // several blocks are in flight.
-  __shared__ float4 states[kScanRowsEach][4][32 * kScanRowsWarps];
+  using States = Elements<H, 4>;
+  __shared__ States states[kScanRowsEach][4][32 * kScanRowsWarps];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int part = lane / 8;
@@ -179,10 +180,10 @@ __global__ void __launch_bounds__(32 * kScanRowsWarps, kScanRowsBlocks)
 #pragma unroll
     for (int j = 0; j < kScanRowsEach; ++j) {
       if (!token[j]) continue;
-      const float* from = p.h0 + slot[j] * p.h0_stride[0] + part * 4 * p.h0_stride[2] + four;
+      const H* from = p.h0 + slot[j] * p.h0_stride[0] + part * 4 * p.h0_stride[2] + four;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        async_copy_16(&states[j][n][threadIdx.x], from, 16);
+        async_copy<sizeof(States)>(&states[j][n][threadIdx.x], from);
         from += p.h0_stride[2];
       }
     }
@@ -219,23 +220,22 @@ __global__ void __launch_bounds__(32 * kScanRowsWarps, kScanRowsBlocks)
         deltas[c] = __shfl_sync(0xffffffffu, delta, lane % 8 + 8 * c);
         inputs[c] = __shfl_sync(0xffffffffu, input, lane % 8 + 8 * c);
       }
-      float* const after =
+      H* const after =
           p.h_last + slot[j] * p.h_last_stride[0] + part * 4 * p.h_last_stride[2] + four;
       float y[4] = {};
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float b = load_float(B[j].v[n]);
         const float c = load_float(C[j].v[n]);
-        float4 to = token[j] ? states[j][n][threadIdx.x] : float4{};
-        to.x = fmaf(exp2_fast(deltas[0] * a[n][0]), to.x, inputs[0] * b);
-        to.y = fmaf(exp2_fast(deltas[1] * a[n][1]), to.y, inputs[1] * b);
-        to.z = fmaf(exp2_fast(deltas[2] * a[n][2]), to.z, inputs[2] * b);
-        to.w = fmaf(exp2_fast(deltas[3] * a[n][3]), to.w, inputs[3] * b);
-        y[0] = fmaf(c, to.x, y[0]);
-        y[1] = fmaf(c, to.y, y[1]);
-        y[2] = fmaf(c, to.z, y[2]);
-        y[3] = fmaf(c, to.w, y[3]);
-        if (token[j]) *reinterpret_cast<float4*>(after + n * p.h_last_stride[2]) = to;
+        States to = {};
+        if (token[j]) to = states[j][n][threadIdx.x];
+#pragma unroll
+        for (int d = 0; d < 4; ++d) {
+          const float h = fmaf(exp2_fast(deltas[d] * a[n][d]), to[d], inputs[d] * b);
+          y[d] = fmaf(c, h, y[d]);
+          to.set(d, h);
+        }
+        if (token[j]) to.store(after + n * p.h_last_stride[2]);
       }
       // Over the parts; each keeps the sum of its own channel.
 #pragma unroll
@@ -264,15 +264,16 @@ __global__ void __launch_bounds__(32 * kScanRowsWarps, kScanRowsBlocks)
 
 // Whether 16 states of a channel lie `stride` apart in rows `row_stride` apart, channels
 // contiguous, so that four channels are one access.
-inline bool scan_rows_states(const float* data, index_t row_stride, index_t channel_stride,
-                             index_t stride) noexcept {
-  return data != nullptr && reinterpret_cast<std::uintptr_t>(data) % 16 == 0 &&
+template <class H>
+bool scan_rows_states(const H* data, index_t row_stride, index_t channel_stride,
+                      index_t stride) noexcept {
+  return data != nullptr && reinterpret_cast<std::uintptr_t>(data) % (4 * sizeof(H)) == 0 &&
          channel_stride == 1 && row_stride % 4 == 0 && stride % 4 == 0;
 }
 
 // More rows than the products of a few tokens take, in the memory layout above.
-template <class T>
-bool scan_rows_takes(const ScanStepParams<T>& p) noexcept {
+template <class T, class H>
+bool scan_rows_takes(const ScanStepParams<T, H>& p) noexcept {
   const auto coefficient = [](const T* data, const Extents<4>& stride) {
     return reinterpret_cast<std::uintptr_t>(data) % (4 * sizeof(T)) == 0 && stride[3] == 1 &&
            stride[0] % 4 == 0;
@@ -293,17 +294,17 @@ bool scan_rows_takes(const ScanStepParams<T>& p) noexcept {
 }
 
 // Of what scan_rows_takes has approved.
-template <class T>
-Status launch_scan_rows(const char* operation, const Cuda& cuda, ScanStepParams<T> p) {
+template <class T, class H>
+Status launch_scan_rows(const char* operation, const Cuda& cuda, ScanStepParams<T, H> p) {
   const index_t channel_blocks = (p.channels + kScanRowsChannels - 1) / kScanRowsChannels;
   const index_t row_blocks = (p.sequences + kScanRowsRows - 1) / kScanRowsRows;
   const index_t blocks = saturating_mul(channel_blocks, row_blocks);
   const Status status = check_grid(operation, blocks);
   if (!status || blocks == 0) return status;
   p.channel_blocks = static_cast<unsigned>(channel_blocks);
-  auto kernel = scan_step_rows_kernel<T, false>;
+  auto kernel = scan_step_rows_kernel<T, H, false>;
   if constexpr (!std::is_same<T, float>::value) {
-    if (p.dt_weight != nullptr) kernel = scan_step_rows_kernel<T, true>;
+    if (p.dt_weight != nullptr) kernel = scan_step_rows_kernel<T, H, true>;
   }
   return cuda_status(operation, launch_dependent(cuda, kernel, blocks, 32 * kScanRowsWarps, 0, p));
 }

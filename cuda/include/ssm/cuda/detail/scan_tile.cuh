@@ -30,7 +30,8 @@ SSM_NAMESPACE_BEGIN
 namespace detail {
 
 // Strides in elements, in the order of the view's dimensions. Pointers to what is absent are null.
-template <class T>
+// H is how h0 and h_last are stored: not in float in decoding steps only.
+template <class T, class H = float>
 struct ScanTileParams {
   const T* x;
   const T* dt;
@@ -41,8 +42,8 @@ struct ScanTileParams {
   const float* A;
   const float* D;
   const float* dt_bias;
-  const float* h0;  // null: zero
-  float* h_last;    // null: not wanted
+  const H* h0;  // null: zero
+  H* h_last;    // null: not wanted
   const index_t* lengths;
   const index_t* starts;
   // Batch, length, channels; batch, length, groups, states. Length strides point along the scan:
