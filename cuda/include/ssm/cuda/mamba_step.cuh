@@ -100,6 +100,74 @@ __global__ void __launch_bounds__(kConvStepThreads)
   conv.put(b, d, load_float(x(b, d)), prepared);
 }
 
+constexpr int kConvFoursThreads = 64;  // along the channels
+constexpr int kConvFoursLanes = kConvStepThreads / kConvFoursThreads;
+constexpr int kConvFoursRows = 2;  // of a thread
+
+// The same for four neighbouring channels at a time, of width 4.
+template <class T, class H>
+__global__ void __launch_bounds__(kConvStepThreads)
+    conv_step_fours_kernel(const ConvStep<T, H> conv, const View<const T, 2> x,
+                           unsigned channel_blocks) {
+  allow_kernel_after();
+  const int thread = static_cast<int>(threadIdx.x);
+  const index_t d = 4 * (static_cast<index_t>(blockIdx.x % channel_blocks) * kConvFoursThreads +
+                         thread % kConvFoursThreads);
+  const index_t first = (static_cast<index_t>(blockIdx.x / channel_blocks) * kConvFoursLanes +
+                         thread / kConvFoursThreads) *
+                        kConvFoursRows;
+  if (d >= x.extent(1)) return;
+  const auto taps = Elements<T, 16>::load(conv.weight.data() + d * 4);
+  Elements<T, 4> bias = {};
+  if (conv.bias.data() != nullptr) bias = Elements<T, 4>::load(conv.bias.data() + d);
+  wait_for_kernel_before();
+#pragma unroll
+  for (int r = 0; r < kConvFoursRows; ++r) {
+    const index_t b = first + r;
+    if (b >= x.extent(0)) return;
+    const index_t slot = conv.slots.data() == nullptr ? b : conv.slots(b);
+    if (slot < 0) continue;
+    H* const state = conv.state.data() + slot * conv.state.stride(0) + d;
+    const index_t later = conv.state.stride(1);
+    const auto first_before = Elements<H, 4>::load(state);
+    const auto second_before = Elements<H, 4>::load(state + later);
+    const auto third_before = Elements<H, 4>::load(state + 2 * later);
+    const auto now = Elements<T, 4>::load(x.data() + b * x.stride(0) + d);
+    Elements<H, 4> kept;
+    Elements<T, 4> y;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      float sum = fmaf(taps[4 * c], first_before[c], bias[c]);
+      sum = fmaf(taps[4 * c + 1], second_before[c], sum);
+      sum = fmaf(taps[4 * c + 2], third_before[c], sum);
+      y.set(c, silu_fast(fmaf(taps[4 * c + 3], now[c], sum)));
+      kept.set(c, now[c]);
+    }
+    second_before.store(state);
+    third_before.store(state + later);
+    kept.store(state + 2 * later);
+    y.store(conv.y.data() + b * conv.y.stride(0) + d);
+  }
+}
+
+// Whether that takes them.
+template <class T, class H>
+bool conv_fours_take(const ConvStep<T, H>& conv, const View<const T, 2>& x) noexcept {
+  const auto aligned = [](const auto* data) {
+    return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
+  };
+  const auto rows = [](const auto& v) {
+    using Element = typename std::decay_t<decltype(v)>::value_type;
+    return has_groups<4>(
+        View<const Element, 2>(v.data(), {v.extent(0), v.extent(1)}, {v.stride(0), v.stride(1)}));
+  };
+  const auto& state = conv.state;
+  return conv.weight.extent(1) == 4 && conv.weight.stride(1) == 1 && conv.weight.stride(0) == 4 &&
+         aligned(conv.weight.data()) && rows(x) && rows(conv.y) && aligned(conv.bias.data()) &&
+         (conv.bias.data() == nullptr || conv.bias.stride(0) == 1) && aligned(state.data()) &&
+         state.stride(2) == 1 && state.stride(1) % 4 == 0 && state.stride(0) % 4 == 0;
+}
+
 // (batch, features) as (batch, 1, features).
 template <class T>
 View<T, 3> with_one_token(const View<T, 2>& v) noexcept {
@@ -165,13 +233,20 @@ class MambaStep {
       u = s_.normed;
     }
     if (status) status = multiply<T>(u, a_.in_proj_weight, a_.in_proj_bias, s_.xz);
-    const index_t row_blocks = (xz_x_.extent(1) + kConvStepThreads - 1) / kConvStepThreads;
-    const index_t blocks = saturating_mul(row_blocks, a_.batch());
-    if (status) status = check_grid("mamba_step", blocks);
+    return status ? conv_step() : status;
+  }
+  Status conv_step() const {
+    const View<const T, 2> x = xz_x_;
+    const bool fours = conv_fours_take(conv_, x);
+    const index_t block_channels = fours ? 4 * kConvFoursThreads : kConvStepThreads;
+    const index_t block_rows = fours ? kConvFoursLanes * kConvFoursRows : 1;
+    const index_t row_blocks = (x.extent(1) + block_channels - 1) / block_channels;
+    const index_t blocks = saturating_mul(row_blocks, (a_.batch() + block_rows - 1) / block_rows);
+    const Status status = check_grid("mamba_step", blocks);
     if (!status) return status;
-    return queued(launch_dependent(cuda_, conv_step_kernel<T, H>, blocks, kConvStepThreads, 0,
-                                   conv_, View<const T, 2>(xz_x_),
-                                   static_cast<unsigned>(row_blocks)));
+    return queued(
+        launch_dependent(cuda_, fours ? conv_step_fours_kernel<T, H> : conv_step_kernel<T, H>,
+                         blocks, kConvStepThreads, 0, conv_, x, static_cast<unsigned>(row_blocks)));
   }
 
   Status normalize_dt_b_c() const {

@@ -29,81 +29,99 @@ struct ScanStepParams : ScanTileParams<T, H> {
 constexpr int kScanRowsStates = 16;
 constexpr int kScanRowsChannels = 32;  // of a block
 constexpr int kScanRowsWarps = 8;
+constexpr int kScanRowsThreads = 32 * kScanRowsWarps;
 constexpr int kScanRowsEach = 2;  // rows of a warp
-// Of a multiprocessor. With the states in registers instead of shared memory three blocks spill,
-// and two take 1 to 8 % longer a step of a whole model (cuda-decode-h100.md).
-constexpr int kScanRowsBlocks = 3;
 constexpr int kScanRowsRows = kScanRowsWarps * kScanRowsEach;
+constexpr int kScanRowsBlocks = 4;  // of a multiprocessor
 constexpr int kScanRowsRank = 256;  // of dt, at most
 
-// W_dt times the low-rank factor of dt, for the block's rows and channels: a warp takes eight
-// channels and one half of the rank. The weight's fragments are asked for before the kernel before
-// has ended.
+// What a block copies into shared memory, past all registers, so that the states of several blocks
+// are in flight.
+template <class T, class H>
+struct ScanRowsShared {
+  Elements<H, 4> states[kScanRowsEach][4][kScanRowsThreads];  // each thread's own
+  Elements<T, 4> B[kScanRowsRows][4], C[kScanRowsRows][4];
+  T x[kScanRowsRows][kScanRowsChannels];
+  T z[kScanRowsRows][kScanRowsChannels];
+};
+
+// The step sizes of the block's rows and channels, before bias and softplus, as given.
+template <class T, class H>
+class ScanRowsGivenDt {
+ public:
+  struct Shared {
+    T dt[kScanRowsRows][kScanRowsChannels];
+  };
+
+  __device__ ScanRowsGivenDt(const ScanStepParams<T, H>& p, Shared* shared, index_t channel0,
+                             index_t row0)
+      : p_(p), shared_(*shared), channel0_(channel0), row0_(row0) {}
+  __device__ void fetch_weight() {}
+  __device__ void fetch() {
+    const int row = static_cast<int>(threadIdx.x) / 8;
+    const int d = static_cast<int>(threadIdx.x) % 8 * 4;
+    if (row >= kScanRowsRows || row0_ + row >= p_.sequences || channel0_ + d >= p_.channels) return;
+    async_copy<4 * sizeof(T)>(&shared_.dt[row][d],
+                              p_.dt + (row0_ + row) * p_.dt_stride[0] + channel0_ + d);
+  }
+  __device__ void multiply() {}
+  __device__ float at(int row, int channel) const { return load_float(shared_.dt[row][channel]); }
+
+ private:
+  const ScanStepParams<T, H>& p_;
+  Shared& shared_;
+  index_t channel0_, row0_;
+};
+
+// The same as W_dt times the low-rank factor: a warp takes eight channels and one half of the rank.
 template <class T, class H>
 class ScanRowsProjection {
  public:
   struct Shared {
-    alignas(16) T low[kScanRowsRows][kScanRowsRank + 8];
     float parts[2][kScanRowsRows][kScanRowsChannels];
   };
+  // Behind Shared: the factor (kScanRowsRows, pitch) and the weight (kScanRowsChannels, pitch).
+  static std::size_t more_bytes(int dt_rank) noexcept {
+    return sizeof(T) *
+           static_cast<std::size_t>((kScanRowsRows + kScanRowsChannels) * pitch_of(dt_rank));
+  }
 
-  __device__ ScanRowsProjection(const ScanStepParams<T, H>& p, Shared& shared, index_t channel0,
+  __device__ ScanRowsProjection(const ScanStepParams<T, H>& p, Shared* shared, index_t channel0,
                                 index_t row0)
-      : p_(p), shared_(shared), row0_(row0) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    tile_ = warp % kTiles;
-    half_ = warp / kTiles;
-    const int steps = (p.dt_rank + 15) / 16;
-    first_step_ = half_ == 0 ? 0 : (steps + 1) / 2;
-    last_step_ = half_ == 0 ? (steps + 1) / 2 : steps;
-    const index_t d = channel0 + tile_ * 8 + lane / 4;
-    const T* const from = p.dt_weight + d * p.dt_weight_stride[0];
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const int r = (first_step_ + i) * 16 + k * 8 + lane % 4 * 2;
-        weight_[i][k] = 0;
-        if (first_step_ + i < last_step_ && d < p.channels && r < p.dt_rank) {
-          weight_[i][k] = *reinterpret_cast<const unsigned*>(from + r);
-        }
-      }
-    }
+      : p_(p), shared_(*shared), channel0_(channel0), row0_(row0) {
+    low_ = reinterpret_cast<T*>(shared + 1);
+    weight_ = low_ + kScanRowsRows * pitch_of(p.dt_rank);
   }
-  // Asks for the factor, once the kernel before has ended.
+  // Asks for the weight, before the kernel before has ended.
+  __device__ void fetch_weight() {
+    copy_rows(p_.dt_weight, p_.dt_weight_stride[0], channel0_, p_.channels, kScanRowsChannels,
+              weight_);
+  }
   __device__ void fetch() {
-    const int packs = (p_.dt_rank + 15) / 16 * 2;
-    for (int i = static_cast<int>(threadIdx.x); i < kScanRowsRows * packs;
-         i += 32 * kScanRowsWarps) {
-      const int row = i / packs;
-      const int r = i % packs * 8;
-      const bool exists = row0_ + row < p_.sequences && r < p_.dt_rank;
-      const T* const from = exists ? p_.dt + (row0_ + row) * p_.dt_stride[0] + r : p_.dt;
-      async_copy_16(&shared_.low[row][r], from, exists ? 16 : 0);
-    }
-    async_commit();
+    copy_rows(p_.dt, p_.dt_stride[0], row0_, p_.sequences, kScanRowsRows, low_);
   }
-  // Ends in a barrier, after which at() may be asked.
+  // Of what has been copied by every thread. Ends in a barrier, after which at() may be asked.
   __device__ void multiply() {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    async_wait<1>();  // all but the states, which were asked for later
-    __syncthreads();
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int pitch = pitch_of(p_.dt_rank);
+    const int steps = (p_.dt_rank + 15) / 16;
+    const int tile = warp % kTiles;
+    const int half = warp / kTiles;
+    const int end = half == 0 ? (steps + 1) / 2 : steps;
+    const T* const low = low_ + lane / 4 * pitch + lane % 4 * 2;
+    const T* const weight = weight_ + (tile * 8 + lane / 4) * pitch + lane % 4 * 2;
     float sums[4] = {};
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      if (first_step_ + i >= last_step_) break;
-      unsigned low[4];
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const int r = (first_step_ + i) * 16 + k / 2 * 8 + lane % 4 * 2;
-        low[k] = *reinterpret_cast<const unsigned*>(&shared_.low[lane / 4 + k % 2 * 8][r]);
-      }
-      multiply_tile<T>(sums, low, weight_[i]);
+    for (int i = half == 0 ? 0 : (steps + 1) / 2; i < end; ++i) {
+      const auto pair = [&](const T* from) { return *reinterpret_cast<const unsigned*>(from); };
+      const unsigned rows[4] = {pair(low + i * 16), pair(low + i * 16 + 8 * pitch),
+                                pair(low + i * 16 + 8), pair(low + i * 16 + 8 * pitch + 8)};
+      const unsigned columns[2] = {pair(weight + i * 16), pair(weight + i * 16 + 8)};
+      multiply_tile<T>(sums, rows, columns);
     }
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      shared_.parts[half_][lane / 4 + k / 2 * 8][tile_ * 8 + lane % 4 * 2 + k % 2] = sums[k];
+      shared_.parts[half][lane / 4 + k / 2 * 8][tile * 8 + lane % 4 * 2 + k % 2] = sums[k];
     }
     __syncthreads();
   }
@@ -113,30 +131,48 @@ class ScanRowsProjection {
 
  private:
   static constexpr int kTiles = kScanRowsChannels / 8;
-  static constexpr int kSteps = kScanRowsRank / 16 / 2;  // of a half
   static_assert(kScanRowsWarps == 2 * kTiles && kScanRowsRows == 16, "one tile a warp");
+
+  // Elements from row to row: the fragments of a matrix tile meet every bank once.
+  SSM_HOST_DEVICE static constexpr int pitch_of(int dt_rank) {
+    return (dt_rank + 15) / 16 * 16 + 8;
+  }
+  // `count` rows from `first` on of a matrix of `rows` rows and dt_rank columns, sixteen threads to
+  // a row; zero beyond it.
+  __device__ void copy_rows(const T* from, index_t stride, index_t first, index_t rows, int count,
+                            T* to) {
+    const int r = static_cast<int>(threadIdx.x) % 16 * 8;
+    const int pitch = pitch_of(p_.dt_rank);
+    for (int row = static_cast<int>(threadIdx.x) / 16; row < count; row += kScanRowsThreads / 16) {
+      const bool exists = first + row < rows;
+      const T* const row_from = exists ? from + (first + row) * stride : from;
+#pragma unroll
+      for (int k = 0; k < kScanRowsRank; k += 16 * 8) {
+        if (r + k >= pitch - 8) continue;
+        const bool inside = exists && r + k < p_.dt_rank;
+        async_copy_16(to + row * pitch + r + k, inside ? row_from + r + k : from, inside ? 16 : 0);
+      }
+    }
+  }
 
   const ScanStepParams<T, H>& p_;
   Shared& shared_;
-  index_t row0_;
-  int tile_, half_, first_step_, last_step_;
-  unsigned weight_[kSteps][2];
+  index_t channel0_, row0_;
+  T* low_;
+  T* weight_;
 };
 
 // Lane l has the states [4 (l / 8), + 4) of the channels [4 (l % 8), + 4), and the rest of channel
 // 4 (l % 8) + l / 8: its step size, input and output.
-template <class T, class H, bool kProjects>
-__global__ void __launch_bounds__(32 * kScanRowsWarps, kScanRowsBlocks)
+template <class T, class H, class StepSizes>
+__global__ void __launch_bounds__(kScanRowsThreads, kScanRowsBlocks)
     scan_step_rows_kernel(const ScanStepParams<T, H> p) {
-  using Projection = ScanRowsProjection<T, H>;
-  struct Nothing {};
-  __shared__ std::conditional_t<kProjects, typename Projection::Shared, Nothing> shared;
-  // A thread's states of both rows: they pass by no register on their way here, so that those of
-  // several blocks are in flight.
-  using States = Elements<H, 4>;
-  __shared__ States states[kScanRowsEach][4][32 * kScanRowsWarps];
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  using Shared = ScanRowsShared<T, H>;
+  extern __shared__ float4 scan_rows_memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(scan_rows_memory);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp = thread / 32;
   const int part = lane / 8;
   const index_t channel0 = static_cast<index_t>(blockIdx.x % p.channel_blocks) * kScanRowsChannels;
   const index_t row0 = static_cast<index_t>(blockIdx.x / p.channel_blocks) * kScanRowsRows;
@@ -145,6 +181,9 @@ __global__ void __launch_bounds__(32 * kScanRowsWarps, kScanRowsBlocks)
   const index_t own = channel0 + own_in_block;
   const bool channel = four < p.channels;  // a multiple of four
 
+  StepSizes step_sizes(p, reinterpret_cast<typename StepSizes::Shared*>(&shared + 1), channel0,
+                       row0);
+  step_sizes.fetch_weight();
   float a[4][4];
   float bias = 0.0f;
   float skip = 0.0f;
@@ -161,104 +200,97 @@ __global__ void __launch_bounds__(32 * kScanRowsWarps, kScanRowsBlocks)
   }
   if (channel && p.dt_bias != nullptr) bias = p.dt_bias[own * p.dt_bias_stride];
   if (channel && p.D != nullptr) skip = p.D[own * p.D_stride];
-  const auto row_of = [&](int j) { return row0 + warp + j * kScanRowsWarps; };
-  const auto run = [&](auto& projection) {
-    wait_for_kernel_before();
-    allow_kernel_after();
-    bool token[kScanRowsEach];
-    index_t slot[kScanRowsEach];
-#pragma unroll
-    for (int j = 0; j < kScanRowsEach; ++j) {
-      slot[j] = row_of(j);
-      token[j] = channel && slot[j] < p.sequences;
-      if (p.slots != nullptr && token[j]) {
-        slot[j] = p.slots[slot[j] * p.slots_stride];
-        token[j] = slot[j] >= 0;
+  wait_for_kernel_before();
+  allow_kernel_after();
+
+  step_sizes.fetch();
+  if (thread < kScanRowsThreads / 2) {
+    const int row = thread / 8;
+    const int d = thread % 8 * 4;
+    if (row0 + row < p.sequences && channel0 + d < p.channels) {
+      async_copy<4 * sizeof(T)>(&shared.x[row][d],
+                                p.x + (row0 + row) * p.x_stride[0] + channel0 + d);
+      if (p.z != nullptr) {
+        async_copy<4 * sizeof(T)>(&shared.z[row][d],
+                                  p.z + (row0 + row) * p.z_stride[0] + channel0 + d);
       }
     }
-    if constexpr (kProjects) projection.fetch();
-#pragma unroll
-    for (int j = 0; j < kScanRowsEach; ++j) {
-      if (!token[j]) continue;
-      const H* from = p.h0 + slot[j] * p.h0_stride[0] + part * 4 * p.h0_stride[2] + four;
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        async_copy<sizeof(States)>(&states[j][n][threadIdx.x], from);
-        from += p.h0_stride[2];
-      }
-    }
-    async_commit();
-    Elements<T, 4> B[kScanRowsEach], C[kScanRowsEach];
-    T x[kScanRowsEach], z[kScanRowsEach], dt[kScanRowsEach];
-#pragma unroll
-    for (int j = 0; j < kScanRowsEach; ++j) {
-      B[j] = C[j] = {};
-      x[j] = z[j] = dt[j] = {};
-      if (!token[j]) continue;
-      const index_t row = row_of(j);
-      B[j] = Elements<T, 4>::load(p.B + row * p.B_stride[0] + part * 4);
-      C[j] = Elements<T, 4>::load(p.C + row * p.C_stride[0] + part * 4);
-      x[j] = p.x[row * p.x_stride[0] + own * p.x_stride[2]];
-      if (p.z != nullptr) z[j] = p.z[row * p.z_stride[0] + own * p.z_stride[2]];
-      if (!kProjects) dt[j] = p.dt[row * p.dt_stride[0] + own * p.dt_stride[2]];
-    }
-    if constexpr (kProjects) projection.multiply();
-    async_wait_all();
-#pragma unroll
-    for (int j = 0; j < kScanRowsEach; ++j) {
-      float delta = bias;
-      if constexpr (kProjects) {
-        delta += projection.at(warp + j * kScanRowsWarps, own_in_block);
-      } else {
-        delta += load_float(dt[j]);
-      }
-      if (p.delta_softplus) delta = softplus_fast(delta);
-      const float input = delta * load_float(x[j]);
-      float deltas[4], inputs[4];
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        deltas[c] = __shfl_sync(0xffffffffu, delta, lane % 8 + 8 * c);
-        inputs[c] = __shfl_sync(0xffffffffu, input, lane % 8 + 8 * c);
-      }
-      H* const after =
-          p.h_last + slot[j] * p.h_last_stride[0] + part * 4 * p.h_last_stride[2] + four;
-      float y[4] = {};
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float b = load_float(B[j].v[n]);
-        const float c = load_float(C[j].v[n]);
-        States to = {};
-        if (token[j]) to = states[j][n][threadIdx.x];
-#pragma unroll
-        for (int d = 0; d < 4; ++d) {
-          const float h = fmaf(exp2_fast(deltas[d] * a[n][d]), to[d], inputs[d] * b);
-          y[d] = fmaf(c, h, y[d]);
-          to.set(d, h);
-        }
-        if (token[j]) to.store(after + n * p.h_last_stride[2]);
-      }
-      // Over the parts; each keeps the sum of its own channel.
-#pragma unroll
-      for (int half = 2; half >= 1; half /= 2) {
-#pragma unroll
-        for (int c = 0; c < half; ++c) {
-          const bool upper = (part & half) != 0;
-          const float other = upper ? y[c] : y[c + half];
-          y[c] = (upper ? y[c + half] : y[c]) + __shfl_xor_sync(0xffffffffu, other, 8 * half);
-        }
-      }
-      if (!token[j]) continue;
-      float out = fmaf(skip, load_float(x[j]), y[0]);
-      const index_t row = row_of(j);
-      if (p.z != nullptr) out *= silu_fast(load_float(z[j]));
-      p.y[row * p.y_stride[0] + own * p.y_stride[2]] = store_as<T>(out);
-    }
-  };
-  if constexpr (kProjects) {
-    Projection projection(p, shared, channel0, row0);
-    run(projection);
   } else {
-    run(shared);
+    const int row = thread / 4 % kScanRowsRows;
+    const int n = thread % 4;
+    if (row0 + row < p.sequences) {
+      const bool is_B = thread / 64 == 2;
+      const T* const from =
+          is_B ? p.B + (row0 + row) * p.B_stride[0] : p.C + (row0 + row) * p.C_stride[0];
+      async_copy<4 * sizeof(T)>(is_B ? &shared.B[row][n] : &shared.C[row][n], from + n * 4);
+    }
+  }
+  async_commit();
+  index_t slot[kScanRowsEach];  // -1: none
+#pragma unroll
+  for (int j = 0; j < kScanRowsEach; ++j) {
+    slot[j] = row0 + warp + j * kScanRowsWarps;
+    if (slot[j] >= p.sequences || !channel) {
+      slot[j] = -1;
+    } else if (p.slots != nullptr) {
+      slot[j] = p.slots[slot[j] * p.slots_stride];
+    }
+    if (slot[j] < 0) continue;
+    const H* from = p.h0 + slot[j] * p.h0_stride[0] + part * 4 * p.h0_stride[2] + four;
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      async_copy<4 * sizeof(H)>(&shared.states[j][n][thread], from);
+      from += p.h0_stride[2];
+    }
+  }
+  async_commit();
+  async_wait<1>();  // all but the states
+  __syncthreads();
+  step_sizes.multiply();
+  async_wait_all();
+#pragma unroll
+  for (int j = 0; j < kScanRowsEach; ++j) {
+    const int row = warp + j * kScanRowsWarps;
+    const float x = load_float(shared.x[row][own_in_block]);
+    float delta = bias + step_sizes.at(row, own_in_block);
+    if (p.delta_softplus) delta = softplus_fast(delta);
+    const float input = delta * x;
+    float deltas[4], inputs[4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      deltas[c] = __shfl_sync(0xffffffffu, delta, lane % 8 + 8 * c);
+      inputs[c] = __shfl_sync(0xffffffffu, input, lane % 8 + 8 * c);
+    }
+    H* after = p.h_last + slot[j] * p.h_last_stride[0] + part * 4 * p.h_last_stride[2] + four;
+    const Elements<T, 4> B = shared.B[row][part];
+    const Elements<T, 4> C = shared.C[row][part];
+    float y[4] = {};
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      Elements<H, 4> to = shared.states[j][n][thread];
+#pragma unroll
+      for (int d = 0; d < 4; ++d) {
+        const float h = fmaf(exp2_fast(deltas[d] * a[n][d]), to[d], inputs[d] * B[n]);
+        y[d] = fmaf(C[n], h, y[d]);
+        to.set(d, h);
+      }
+      if (slot[j] >= 0) to.store(after);
+      after += p.h_last_stride[2];
+    }
+    // Over the parts; each keeps the sum of its own channel.
+#pragma unroll
+    for (int half = 2; half >= 1; half /= 2) {
+#pragma unroll
+      for (int c = 0; c < half; ++c) {
+        const bool upper = (part & half) != 0;
+        const float other = upper ? y[c] : y[c + half];
+        y[c] = (upper ? y[c + half] : y[c]) + __shfl_xor_sync(0xffffffffu, other, 8 * half);
+      }
+    }
+    if (slot[j] < 0) continue;
+    float out = fmaf(skip, x, y[0]);
+    if (p.z != nullptr) out *= silu_fast(load_float(shared.z[row][own_in_block]));
+    p.y[(row0 + row) * p.y_stride[0] + own * p.y_stride[2]] = store_as<T>(out);
   }
 }
 
@@ -274,20 +306,27 @@ bool scan_rows_states(const H* data, index_t row_stride, index_t channel_stride,
 // More rows than the products of a few tokens take, in the memory layout above.
 template <class T, class H>
 bool scan_rows_takes(const ScanStepParams<T, H>& p) noexcept {
-  const auto coefficient = [](const T* data, const Extents<4>& stride) {
-    return reinterpret_cast<std::uintptr_t>(data) % (4 * sizeof(T)) == 0 && stride[3] == 1 &&
-           stride[0] % 4 == 0;
+  // Four neighbours, where `unit` strides from one to the next, are one access.
+  const auto fours = [](const T* data, index_t row_stride, index_t unit) {
+    return reinterpret_cast<std::uintptr_t>(data) % (4 * sizeof(T)) == 0 && unit == 1 &&
+           row_stride % 4 == 0;
   };
   const auto shape = [&] {
     return p.sequences > kGemvTokens && p.d_state == kScanRowsStates && p.channels % 4 == 0 &&
            p.group_channels == p.channels && p.lengths == nullptr;
   };
-  const auto projection = [&] {
-    if (p.dt_weight == nullptr) return true;
-    return !std::is_same<T, float>::value && p.dt_packs && p.dt_rank <= kScanRowsRank &&
-           device_attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
+  const auto step_sizes = [&] {
+    if (p.dt_weight == nullptr) return fours(p.dt, p.dt_stride[0], p.dt_stride[2]);
+    if constexpr (std::is_same<T, float>::value) {
+      return false;
+    } else {
+      return p.dt_packs && p.dt_rank <= kScanRowsRank &&
+             compiled_for(scan_step_rows_kernel<T, H, ScanRowsProjection<T, H>>, 80);
+    }
   };
-  return shape() && projection() && coefficient(p.B, p.B_stride) && coefficient(p.C, p.C_stride) &&
+  return shape() && step_sizes() && fours(p.x, p.x_stride[0], p.x_stride[2]) &&
+         (p.z == nullptr || fours(p.z, p.z_stride[0], p.z_stride[2])) &&
+         fours(p.B, p.B_stride[0], p.B_stride[3]) && fours(p.C, p.C_stride[0], p.C_stride[3]) &&
          scan_rows_states(p.A, 0, p.A_stride[0], p.A_stride[1]) &&
          scan_rows_states(p.h0, p.h0_stride[0], p.h0_stride[1], p.h0_stride[2]) &&
          scan_rows_states(p.h_last, p.h_last_stride[0], p.h_last_stride[1], p.h_last_stride[2]);
@@ -302,11 +341,27 @@ Status launch_scan_rows(const char* operation, const Cuda& cuda, ScanStepParams<
   const Status status = check_grid(operation, blocks);
   if (!status || blocks == 0) return status;
   p.channel_blocks = static_cast<unsigned>(channel_blocks);
-  auto kernel = scan_step_rows_kernel<T, H, false>;
+  const auto run = [&](auto kernel, std::size_t more_bytes) {
+    const std::size_t bytes = sizeof(ScanRowsShared<T, H>) + more_bytes;
+    cudaError_t error = cudaSuccess;
+    if (bytes > 48 * 1024) {
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(bytes));
+    }
+    if (error == cudaSuccess) {
+      error = launch_dependent(cuda, kernel, blocks, kScanRowsThreads, bytes, p);
+    }
+    return cuda_status(operation, error);
+  };
   if constexpr (!std::is_same<T, float>::value) {
-    if (p.dt_weight != nullptr) kernel = scan_step_rows_kernel<T, H, true>;
+    if (p.dt_weight != nullptr) {
+      using Projection = ScanRowsProjection<T, H>;
+      return run(scan_step_rows_kernel<T, H, Projection>,
+                 sizeof(typename Projection::Shared) + Projection::more_bytes(p.dt_rank));
+    }
   }
-  return cuda_status(operation, launch_dependent(cuda, kernel, blocks, 32 * kScanRowsWarps, 0, p));
+  using GivenDt = ScanRowsGivenDt<T, H>;
+  return run(scan_step_rows_kernel<T, H, GivenDt>, sizeof(typename GivenDt::Shared));
 }
 
 }  // namespace detail
