@@ -1,7 +1,9 @@
 #include "ssm/cuda/selective_scan_backward.hpp"
 
 #include <cmath>
+#include <cstdio>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "cuda/device_target.hpp"
@@ -47,6 +49,47 @@ TEST(CudaSelectiveScanBackward, InfiniteRatesForgetLikeHugeOnes) {
   const std::vector<double> huge = outputs(-1e30f);
   for (const double v : huge) ASSERT_TRUE(std::isfinite(v));
   EXPECT_EQ(outputs(-std::numeric_limits<float>::infinity()), huge);
+}
+
+// The norm-relative error of every gradient over 4096 tokens, cut into chunks and, as a packed
+// sequence, uncut. Each is recorded: --gtest_output=xml shows them.
+template <class T>
+void expect_errors_below(double bound) {
+  for (const bool packed : {false, true}) {
+    ScanGradCase c;
+    c.scan.batch = 1;
+    c.scan.length = 4096;
+    c.scan.channels = 64;
+    c.scan.d_state = 16;
+    c.scan.groups_b = c.scan.groups_c = 1;
+    if (packed) c.scan.partition.starts = {0, c.scan.length};
+    const ScanGradProblem<T, float> p(c);
+    const oracle::ScanGradient wanted = p.expected();
+    ASSERT_TRUE(run<Target>(p.args()).is_ok());
+    const auto check = [&](const std::string& name, const auto& gradient, const auto& reference) {
+      const std::vector<oracle::Complex> here = complex_values(gradient.tensor.view());
+      const std::vector<oracle::Complex> there(reference.begin(), reference.end());
+      const auto error = static_cast<double>(norm_relative_error(here, there));
+      char text[32];
+      std::snprintf(text, sizeof text, "%.2e", error);
+      testing::Test::RecordProperty(name + (packed ? "_uncut" : "_cut"), text);
+      EXPECT_TRUE(error <= bound) << name << (packed ? " uncut: " : " cut: ") << error;
+    };
+    check("dx", p.dx, wanted.dx);
+    check("ddt", p.ddt, wanted.ddt);
+    check("dz", p.dz, wanted.dz);
+    check("dB", p.dB, wanted.dB);
+    check("dC", p.dC, wanted.dC);
+    check("dh0", p.dh0, wanted.dh0);
+    check("dA", p.dA, wanted.dA);
+    check("dA_log", p.dA_log, wanted.dA_log);
+    check("dD", p.dD, wanted.dD);
+    check("ddt_bias", p.ddt_bias, wanted.ddt_bias);
+  }
+}
+TEST(CudaSelectiveScanBackward, ErrorsOfLongSequencesInFloat) { expect_errors_below<float>(1e-5); }
+TEST(CudaSelectiveScanBackward, ErrorsOfLongSequencesInBf16) {
+  expect_errors_below<ssm::bf16>(2e-2);
 }
 
 using GoldenScans = testing::Types<GoldenTypes<Target, float>, GoldenTypes<Target, double>>;

@@ -20,6 +20,24 @@ Status check_shapes(const ConvertArgs<From, To>& a) noexcept {
   return Check("convert").array("y", a.y).shape("x", a.x, shape).status();
 }
 
+namespace detail {
+
+// In host memory.
+template <class From, class To>
+void convert_elements(const ConvertArgs<From, To>& a) noexcept {
+  for (index_t i = 0; i < a.y.extent(0); ++i) {
+    for (index_t j = 0; j < a.y.extent(1); ++j) {
+      for (index_t k = 0; k < a.y.extent(2); ++k) {
+        for (index_t l = 0; l < a.y.extent(3); ++l) {
+          a.y(i, j, k, l) = static_cast<To>(static_cast<accum_t<From>>(a.x(i, j, k, l)));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
 // Chosen only when the backend's own header is missing.
 template <class Backend, class From, class To>
 Status convert(const Backend&, const ConvertArgs<From, To>&) {
