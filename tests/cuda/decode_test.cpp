@@ -87,6 +87,7 @@ std::vector<DecodeCase> decode_cases() {
   c = usual;
   c.gate = false;
   add("no_gate", c, 1);
+  add("no_gate", c, 6);
   c = usual;
   c.dt_b_c_norm = true;
   add("norms", c, 2);

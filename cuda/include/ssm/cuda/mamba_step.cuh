@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ssm/cuda/detail/conv_step.cuh"
 #include "ssm/cuda/detail/gemv.cuh"
 #include "ssm/cuda/linear.cuh"
 #include "ssm/cuda/mamba_step.hpp"
@@ -9,58 +10,6 @@
 
 SSM_NAMESPACE_BEGIN
 namespace detail {
-
-// One token through the causal convolution and its SiLU, one channel of one row: the state moves
-// on.
-template <class T, class H>
-struct ConvStep {
-  View<const T, 2> weight;  // (channels, width)
-  View<const T, 1> bias;
-  View<H, 3> state;  // (states, width - 1, channels)
-  View<const index_t, 1> slots;
-  View<T, 2> y;  // (batch, channels)
-
-  // What does not depend on the token; of wide convolutions only the slot.
-  static constexpr int kFetched = 3;
-  struct Prepared {
-    index_t slot;
-    float before[kFetched], taps[kFetched], last;
-  };
-  __device__ Prepared prepare(index_t b, index_t d) const {
-    Prepared p = {};
-    p.slot = slots.data() == nullptr ? b : slots(b);
-    const index_t older = state.extent(1);
-    p.last = load_float(weight(d, older));
-    if (p.slot < 0 || older > kFetched) return p;
-#pragma unroll
-    for (int j = 0; j < kFetched; ++j) {
-      if (j >= older) break;
-      p.before[j] = load_float(state(p.slot, j, d));
-      p.taps[j] = load_float(weight(d, j));
-    }
-    return p;
-  }
-  __device__ void put(index_t b, index_t d, float x, const Prepared& p) const {
-    if (p.slot < 0) return;
-    const index_t older = state.extent(1);
-    float sum = bias.data() == nullptr ? 0.0f : load_float(bias(d));
-    if (older <= kFetched) {
-#pragma unroll
-      for (int j = 0; j < kFetched; ++j) {
-        if (j >= older) break;
-        sum = fmaf(p.taps[j], p.before[j], sum);
-        const float next = j + 1 < older ? p.before[j + 1 < kFetched ? j + 1 : j] : x;
-        state(p.slot, j, d) = store_as<H>(next);
-      }
-    } else {
-      for (index_t j = 0; j < older; ++j) {
-        sum = fmaf(load_float(weight(d, j)), load_float(state(p.slot, j, d)), sum);
-        state(p.slot, j, d) = j + 1 < older ? state(p.slot, j + 1, d) : store_as<H>(x);
-      }
-    }
-    y(b, d) = store_as<T>(silu_fast(fmaf(p.last, x, sum)));
-  }
-};
 
 // Takes the sums of in_proj: the first rows are channels of the convolution, those after them z.
 template <class T, class H>
@@ -84,89 +33,6 @@ struct InProjSink {
     }
   }
 };
-
-constexpr int kConvStepThreads = 256;
-
-// The convolution alone, of x (batch, channels).
-template <class T, class H>
-__global__ void __launch_bounds__(kConvStepThreads)
-    conv_step_kernel(const ConvStep<T, H> conv, const View<const T, 2> x, unsigned row_blocks) {
-  allow_kernel_after();
-  wait_for_kernel_before();
-  const index_t b = blockIdx.x / row_blocks;
-  const index_t d = blockIdx.x % row_blocks * kConvStepThreads + threadIdx.x;
-  if (d >= x.extent(1)) return;
-  const auto prepared = conv.prepare(b, d);
-  conv.put(b, d, load_float(x(b, d)), prepared);
-}
-
-constexpr int kConvFoursThreads = 64;  // along the channels
-constexpr int kConvFoursLanes = kConvStepThreads / kConvFoursThreads;
-constexpr int kConvFoursRows = 2;  // of a thread
-
-// The same for four neighbouring channels at a time, of width 4.
-template <class T, class H>
-__global__ void __launch_bounds__(kConvStepThreads)
-    conv_step_fours_kernel(const ConvStep<T, H> conv, const View<const T, 2> x,
-                           unsigned channel_blocks) {
-  allow_kernel_after();
-  const int thread = static_cast<int>(threadIdx.x);
-  const index_t d = 4 * (static_cast<index_t>(blockIdx.x % channel_blocks) * kConvFoursThreads +
-                         thread % kConvFoursThreads);
-  const index_t first = (static_cast<index_t>(blockIdx.x / channel_blocks) * kConvFoursLanes +
-                         thread / kConvFoursThreads) *
-                        kConvFoursRows;
-  if (d >= x.extent(1)) return;
-  const auto taps = Elements<T, 16>::load(conv.weight.data() + d * 4);
-  Elements<T, 4> bias = {};
-  if (conv.bias.data() != nullptr) bias = Elements<T, 4>::load(conv.bias.data() + d);
-  wait_for_kernel_before();
-#pragma unroll
-  for (int r = 0; r < kConvFoursRows; ++r) {
-    const index_t b = first + r;
-    if (b >= x.extent(0)) return;
-    const index_t slot = conv.slots.data() == nullptr ? b : conv.slots(b);
-    if (slot < 0) continue;
-    H* const state = conv.state.data() + slot * conv.state.stride(0) + d;
-    const index_t later = conv.state.stride(1);
-    const auto first_before = Elements<H, 4>::load(state);
-    const auto second_before = Elements<H, 4>::load(state + later);
-    const auto third_before = Elements<H, 4>::load(state + 2 * later);
-    const auto now = Elements<T, 4>::load(x.data() + b * x.stride(0) + d);
-    Elements<H, 4> kept;
-    Elements<T, 4> y;
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      float sum = fmaf(taps[4 * c], first_before[c], bias[c]);
-      sum = fmaf(taps[4 * c + 1], second_before[c], sum);
-      sum = fmaf(taps[4 * c + 2], third_before[c], sum);
-      y.set(c, silu_fast(fmaf(taps[4 * c + 3], now[c], sum)));
-      kept.set(c, now[c]);
-    }
-    second_before.store(state);
-    third_before.store(state + later);
-    kept.store(state + 2 * later);
-    y.store(conv.y.data() + b * conv.y.stride(0) + d);
-  }
-}
-
-// Whether that takes them.
-template <class T, class H>
-bool conv_fours_take(const ConvStep<T, H>& conv, const View<const T, 2>& x) noexcept {
-  const auto aligned = [](const auto* data) {
-    return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-  };
-  const auto rows = [](const auto& v) {
-    using Element = typename std::decay_t<decltype(v)>::value_type;
-    return has_groups<4>(
-        View<const Element, 2>(v.data(), {v.extent(0), v.extent(1)}, {v.stride(0), v.stride(1)}));
-  };
-  const auto& state = conv.state;
-  return conv.weight.extent(1) == 4 && conv.weight.stride(1) == 1 && conv.weight.stride(0) == 4 &&
-         aligned(conv.weight.data()) && rows(x) && rows(conv.y) && aligned(conv.bias.data()) &&
-         (conv.bias.data() == nullptr || conv.bias.stride(0) == 1) && aligned(state.data()) &&
-         state.stride(2) == 1 && state.stride(1) % 4 == 0 && state.stride(0) % 4 == 0;
-}
 
 // (batch, features) as (batch, 1, features).
 template <class T>

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
 #include "ssm/cuda/detail/device_math.cuh"
 
 // Values passed between the blocks of a running kernel without barriers and fences. A word holds a
@@ -14,7 +17,6 @@ struct TaggedWords {
   static constexpr bool kHalf = sizeof(T) == 2;
   using Word = std::conditional_t<kHalf, std::uint32_t, std::uint64_t>;
   static constexpr int kPerLoad = 16 / static_cast<int>(sizeof(Word));
-  static constexpr unsigned kMaxTag = kHalf ? 0xffffu : 0xffffffffu;
 
   Word* data;
 
