@@ -10,12 +10,16 @@
 // A token of a few rows through many layers, in one kernel of one block a multiprocessor. A block
 // owns some channels of d_inner (their rows of in_proj, for x and for z, and of dt_proj, and their
 // states), some rows of x_proj, of out_proj with their part of the residual, and of the head. A
-// layer has four parts, each a product with one of its weights:
+// layer has five parts, each a product with some of its rows:
 //
-//   in    waits for the residual; norm, in_proj, convolution; gives x, keeps z
+//   in    waits for the residual; norm, in_proj, convolution;  gives x
+//   z     while x is on its way;  in_proj;                     keeps the gate
 //   x     waits for x;            x_proj;                      gives dt (of low rank), B, C
 //   dt    waits for dt, B, C;     dt_proj, scan, gate;         gives y
 //   out   waits for y;            out_proj, residual;          gives the residual
+//
+// The rows of z that are a few copies for a lane (kStepCopiesOfZ) belong to the part `in`, which
+// costs less than a part of their own.
 //
 // Weights depend on no activation: while a block waits, some of its warps go on copying them.
 //
@@ -34,25 +38,36 @@ SSM_NAMESPACE_BEGIN
 namespace detail {
 
 constexpr int kStepMaxTokens = 4;
-constexpr int kStepMaxLayers = 32;  // of a launch: 4 KB of parameters
-constexpr int kStepMaxOlder = 3;    // d_conv - 1
-constexpr int kStepStates = 4;      // of a thread
+// Layers of a launch, and the driver that takes so many parameters.
+#if CUDART_VERSION >= 12010
+constexpr int kStepMaxLayers = 64, kStepMaxParams = 32764, kStepDriver = 12010;
+#else
+constexpr int kStepMaxLayers = 32, kStepMaxParams = 4096, kStepDriver = 0;
+#endif
+constexpr int kStepMaxOlder = 3;  // d_conv - 1
+constexpr int kStepStates = 4;    // of a thread
 constexpr int kStepMaxStates = 32;
+constexpr int kStepMinDepth = 4;  // of the ring of copies
+// Groups of copies, of 2 KB, that a block has on their way at once: as many as keep the memory
+// busy. More of them would only queue up, and what the blocks exchange would wait behind them.
+constexpr int kStepAhead = 16;
 
 // The parts of a layer, and what follows the last one.
-constexpr int kStepIn = 0, kStepX = 1, kStepDt = 2, kStepOut = 3, kStepHead = 4;
-constexpr int kStepLayerParts = 4, kStepParts = 5;
+constexpr int kStepIn = 0, kStepZ = 1, kStepX = 2, kStepDt = 3, kStepOut = 4, kStepHead = 5;
+constexpr int kStepLayerParts = 5, kStepParts = 6;
+// Copies of a lane from which on the product for z is a part of its own.
+constexpr int kStepCopiesOfZ = 4;
 
 // Rows that a kernel is compiled for.
 __host__ __device__ constexpr int step_tokens(int batch) { return batch <= 2 ? batch : 4; }
-// Channels of a row whose states a thread takes a part of, at most: what registers have room for.
-__host__ __device__ constexpr int step_scans(int tokens) { return tokens == 4 ? 3 : tokens; }
-// Groups of copies in the ring of a lane: as many as the vectors leave room for.
-__host__ __device__ constexpr int step_depth(int tokens) { return tokens == 4 ? 10 : 12; }
+// Warps that multiply, at most, and that copy: eight in all where they need many registers.
+__host__ __device__ constexpr int step_warps(int tokens) { return tokens == 4 ? 6 : 8; }
+__host__ __device__ constexpr int step_copy_warps(int tokens) { return tokens == 4 ? 2 : 4; }
 
-template <class T>
+// H is the type of the states.
+template <class T, class H>
 struct LanguageModelStepLayer {
-  const T* weights[kStepLayerParts];
+  const T* weights[4];  // of in_proj, x_proj, dt_proj, out_proj
   const T* norm_weight;
   const T* in_proj_bias;
   const T* conv1d_weight;
@@ -61,11 +76,11 @@ struct LanguageModelStepLayer {
   const float* dt_proj_bias;
   const float* A;
   const float* D;
-  float* conv;
-  float* ssm;
+  H* conv;
+  H* ssm;
 
   LanguageModelStepLayer() = default;
-  explicit LanguageModelStepLayer(const MambaStepArgs<T>& a) noexcept
+  explicit LanguageModelStepLayer(const MambaStepArgs<T, H>& a) noexcept
       : weights{a.in_proj_weight.data(), a.x_proj_weight.data(), a.dt_proj_weight.data(),
                 a.out_proj_weight.data()},
         norm_weight(a.norm_weight.data()),
@@ -80,10 +95,26 @@ struct LanguageModelStepLayer {
         ssm(a.ssm.data()) {}
 };
 
+// A range of neighbouring rows or channels.
+struct StepRange {
+  int first, count;
+  // The share of this block in `total`. The blocks that have one more than others are those from
+  // number `dealt` on, modulo the blocks.
+  static __device__ StepRange of_block(int total, int dealt) {
+    const int blocks = static_cast<int>(gridDim.x);
+    const int block = (static_cast<int>(blockIdx.x) + blocks - dealt % blocks) % blocks;
+    const int each = total / blocks;
+    const int more = total % blocks;
+    return {block * each + min(block, more), each + (block < more ? 1 : 0)};
+  }
+};
+
 // What a block has in shared memory, as offsets in bytes.
 template <class T>
 struct StepShared {
-  int ring, layers, vectors, dt_BC, sums, own_x, own_gate, squares, scales, places, barriers, bytes;
+  int layers, vectors, dt_BC, sums, z_sums, own_x, own_gate, squares, scales, places, ranges;
+  int ring, barriers, bytes;
+  int depth;  // groups of copies in the ring of a lane
 
   // Rows of the head that are multiplied before their sums are taken.
   __host__ __device__ static int head_rows(const StreamShape& s) {
@@ -92,45 +123,51 @@ struct StepShared {
   }
 
   StepShared() = default;
-  StepShared(const StreamShape (&shapes)[kStepParts], int d_model, int d_inner, int mixes,
-             int warps, int tokens) noexcept {
+  StepShared(const StreamShape (&shapes)[kStepParts], int n_layer, int d_model, int d_inner,
+             int mixes, int warps, int tokens, int capacity) noexcept {
     int used = 0;
     const auto take = [&](int count, std::size_t size) {
       const int at = used;
       used += (count * static_cast<int>(size) + 15) / 16 * 16;
       return at;
     };
-    ring = take(step_depth(tokens) * kStreamRows * warps * 32, 16);
-    layers = take(kStepMaxLayers, sizeof(LanguageModelStepLayer<T>));
+    // Pointers alone, of one size for every type of states.
+    layers = take(std::min(n_layer, kStepMaxLayers), sizeof(LanguageModelStepLayer<T, T>));
     vectors = take(tokens, std::max(static_cast<std::size_t>(d_model) * sizeof(float),
                                     static_cast<std::size_t>(d_inner) * sizeof(T)));
     dt_BC = take(tokens * mixes, sizeof(float));
     const StreamShape& head = shapes[kStepHead];
     int most = 2 * head.warps * head.groups(warps) * head_rows(head);
-    for (int i = 0; i < kStepLayerParts; ++i) {
-      most = std::max(most, shapes[i].warps * shapes[i].fours * kStreamRows);
-    }
+    const auto sums_of = [&](int i) { return shapes[i].warps * shapes[i].fours * kStreamRows; };
+    for (int i = 0; i < kStepLayerParts; ++i) most = std::max(most, sums_of(i));
     sums = take(most * tokens, sizeof(float));
+    z_sums = take(sums_of(kStepZ) * tokens, sizeof(float));
     own_x = take(shapes[kStepDt].fours * kStreamRows * tokens, sizeof(float));
     own_gate = take(shapes[kStepDt].fours * kStreamRows * tokens, sizeof(float));
     squares = take(kStreamMaxWarps * tokens, sizeof(float));
     scales = take(3 * tokens, sizeof(float));
     places = take(kStepParts * kStreamMaxWarps, sizeof(int));
-    barriers = take(2 * warps * step_depth(tokens), sizeof(SharedBarrier));
+    ranges = take(kStepParts, sizeof(StepRange));
+    // The ring has what is left, from a boundary of whole lines on.
+    constexpr int kPlace = 32 * kStreamRows * 16, kBarriers = 2 * sizeof(SharedBarrier);
+    used = (used + 127) / 128 * 128;
+    depth = std::max(0, capacity - used) / (warps * (kPlace + kBarriers));
+    ring = take(warps * depth, kPlace);
+    barriers = take(warps * depth, kBarriers);
     bytes = used;
   }
 };
 
-template <class T>
+template <class T, class H>
 struct LanguageModelStepParams {
-  LanguageModelStepLayer<T> layers[kStepMaxLayers];
+  LanguageModelStepLayer<T, H> layers[kStepMaxLayers];
   StreamShape shapes[kStepParts];
   StepShared<T> shared;
   int first_layer, layer_count;
   int batch, d_model, d_inner, d_state, dt_rank, older, vocabulary;
   int state_lanes_log2;  // threads that share the states of a channel
   float inverse_d_model, norm_eps, norm_f_eps, dt_b_c_eps;
-  bool gate, dt_b_c_norm, ends_in_head;
+  bool gate, z_apart, dt_b_c_norm, ends_in_head;
   Extents<2> conv_stride;  // of the state: slot, age
   Extents<2> ssm_stride;   // slot, state
   Extents<2> logits_stride;
@@ -144,28 +181,17 @@ struct LanguageModelStepParams {
   TaggedWords<float> residual;
   TaggedWords<T> x, y, dt_BC;
 };
-static_assert(sizeof(LanguageModelStepParams<float>) <= 4096, "more than a kernel takes");
+static_assert(sizeof(LanguageModelStepParams<float, float>) <= kStepMaxParams,
+              "more than a kernel takes");
 
-// A range of neighbouring rows or channels.
-struct StepRange {
-  int first, count;
-  // The share of this block in `total`.
-  static __device__ StepRange of_block(int total) {
-    const int blocks = static_cast<int>(gridDim.x);
-    const int block = static_cast<int>(blockIdx.x);
-    const int each = total / blocks;
-    const int more = total % blocks;
-    return {block * each + min(block, more), each + (block < more ? 1 : 0)};
-  }
-};
-
-template <class T, int kTokens>
+template <class T, class H, int kTokens>
 class LanguageModelStepBlock {
   static constexpr int kCount = Pack<T>::kCount;
-  static constexpr int kScans = step_scans(kTokens);
-  static constexpr int kDepth = step_depth(kTokens);
-  using Params = LanguageModelStepParams<T>;
-  using Layer = LanguageModelStepLayer<T>;
+  // Channels of which a thread has kStepStates states in one row, at most.
+  static constexpr int kScans = kTokens;
+  static constexpr int kCopyWarps = step_copy_warps(kTokens);
+  using Params = LanguageModelStepParams<T, H>;
+  using Layer = LanguageModelStepLayer<T, H>;
 
  public:
   __device__ LanguageModelStepBlock(const Params& params, unsigned char* shared)
@@ -173,20 +199,9 @@ class LanguageModelStepBlock {
         at_(params.shared),
         shared_(shared),
         thread_(static_cast<int>(threadIdx.x)),
-        threads_(static_cast<int>(blockDim.x) - 32 * kStreamCopyWarps),
+        threads_(static_cast<int>(blockDim.x) - 32 * kCopyWarps),
         warp_(thread_ / 32),
-        channels_(StepRange::of_block(p_.d_inner)),
-        mixes_(StepRange::of_block(p_.dt_rank + 2 * p_.d_state)),
-        outputs_(StepRange::of_block(p_.d_model)),
-        words_(StepRange::of_block(p_.vocabulary)),
-        parts_(kStepLayerParts * p_.layer_count + (p_.ends_in_head ? 1 : 0)),
-        channel_(share_of(thread_, channels_.count)),
-        mix_(share_of(thread_, mixes_.count)),
-        output_(share_of(thread_, outputs_.count)) {
-    for (int i = 0; i < kScans; ++i) {
-      scan_[i] = share_of((i * threads_ + thread_) >> p_.state_lanes_log2, channels_.count);
-    }
-  }
+        parts_(kStepLayerParts * p_.layer_count + (p_.ends_in_head ? 1 : 0)) {}
 
   __device__ void run() {
     const int all = static_cast<int>(blockDim.x);
@@ -198,7 +213,7 @@ class LanguageModelStepBlock {
                                    ? group << 8 | warp % s.warps
                                    : -1;
     }
-    for (int i = thread_; i < threads_ / 32 * kDepth; i += all) {
+    for (int i = thread_; i < threads_ / 32 * at_.depth; i += all) {
       at<SharedBarrier>(at_.barriers)[2 * i].init(32);
       at<SharedBarrier>(at_.barriers)[2 * i + 1].init(1);
     }
@@ -207,12 +222,22 @@ class LanguageModelStepBlock {
     for (int i = thread_; i < kWords * p_.layer_count; i += all) {
       at<std::uint64_t>(at_.layers)[i] = reinterpret_cast<const std::uint64_t*>(p_.layers)[i];
     }
+    if (thread_ < kStepParts) at<StepRange>(at_.ranges)[thread_] = range_of_block(thread_);
     __syncthreads();
     if (thread_ >= threads_) return copy_weights();
+    const int channels = range(kStepIn).count;
+    channel_ = share_of(thread_, channels);
+    mix_ = share_of(thread_, range(kStepX).count);
+    output_ = share_of(thread_, range(kStepOut).count);
+    for (int i = 0; i < kScans; ++i) {
+      scan_[i] = share_of((i * threads_ + thread_) >> p_.state_lanes_log2, channels);
+    }
     prepare_convolution(layer(0));
     begin_residual();
 #pragma unroll 1
-    for (int i = 0; i < parts_; ++i) run_part(i / kStepLayerParts, part_of(i));
+    for (int i = 0; i < parts_; ++i) {
+      if (part_of(i) != kStepZ || p_.z_apart) run_part(i / kStepLayerParts, part_of(i));
+    }
   }
 
  private:
@@ -237,35 +262,41 @@ class LanguageModelStepBlock {
     return p_.slots == nullptr ? b : p_.slots[b * p_.slots_stride];
   }
   __device__ int mixes() const { return p_.dt_rank + 2 * p_.d_state; }
-  // What the block has of a part's rows, of those of x and z alike.
-  __device__ StepRange range_of(int part) const {
+  // What the block has of a part's rows, of those of x or of z.
+  __device__ StepRange range(int part) const { return at<const StepRange>(at_.ranges)[part]; }
+  __device__ StepRange range_of_block(int part) const {
     switch (part) {
-      case kStepX:
-        return mixes_;
+      case kStepZ:
+        if (!p_.z_apart) return {0, 0};
+        break;
       case kStepOut:
-        return outputs_;
+        return StepRange::of_block(p_.d_model, p_.d_inner);
+      case kStepX:
+        return StepRange::of_block(mixes(), p_.d_inner + p_.d_model);
       case kStepHead:
-        return words_;
+        return StepRange::of_block(p_.vocabulary, p_.d_inner + p_.d_model + mixes());
       default:
-        return channels_;
+        break;
     }
+    return StepRange::of_block(p_.d_inner, 0);
   }
   static __device__ int fours_of(int rows) { return (rows + kStreamRows - 1) / kStreamRows; }
-  // The rows of z follow on the last four of x.
+  __device__ bool z_within() const { return p_.gate && !p_.z_apart; }
+  // The rows of z within the part `in` follow on the last four of x.
   __device__ StreamPlace place_of(int part, int warp) const {
-    const int fours = fours_of(range_of(part).count) << (part == kStepIn && p_.gate ? 1 : 0);
+    const int fours = fours_of(range(part).count) << (part == kStepIn && z_within() ? 1 : 0);
     return stream_place(p_.shapes[part], at<int>(at_.places)[part * kStreamMaxWarps + warp], fours);
   }
   // The packs of this lane of a warp in a place of the ring: one of each row of a four, 32 apart.
   __device__ uint4* ring(int warp, int place) const {
-    return at<uint4>(at_.ring) + (warp * kDepth + place) * kStreamRows * 32 + thread_ % 32;
+    return at<uint4>(at_.ring) + (warp * at_.depth + place) * kStreamRows * 32 + thread_ % 32;
   }
   // Of a place: that all lanes' copies have landed, and that it is free again.
   __device__ SharedBarrier& landed(int warp, int place) const {
-    return at<SharedBarrier>(at_.barriers)[2 * (warp * kDepth + place)];
+    return at<SharedBarrier>(at_.barriers)[2 * (warp * at_.depth + place)];
   }
   __device__ SharedBarrier& taken(int warp, int place) const {
-    return at<SharedBarrier>(at_.barriers)[2 * (warp * kDepth + place) + 1];
+    return at<SharedBarrier>(at_.barriers)[2 * (warp * at_.depth + place) + 1];
   }
 
   // Where the copies for a warp are.
@@ -287,32 +318,32 @@ class LanguageModelStepBlock {
     int rows;                   // from its first on
   };
 
-  // The work of a copying warp: the streams of some of the others, whichever has a free place.
+  // The work of a copying warp: the streams of some of the others in turn, if a place is free.
   __device__ void copy_weights() {
-    constexpr int kStreams = kStreamMaxWarps / kStreamCopyWarps;
+    constexpr int kStreams = step_warps(kTokens) / kCopyWarps;
     Ahead streams[kStreams];
+    int live = 0;
 #pragma unroll
     for (int i = 0; i < kStreams; ++i) {
-      streams[i].warp = warp_ - threads_ / 32 + i * kStreamCopyWarps;
+      streams[i].warp = warp_ - threads_ / 32 + i * kCopyWarps;
       streams[i].place.warp_fours = 0;
       if (streams[i].warp < threads_ / 32) next_weight(streams[i]);
+      live += streams[i].place.warp_fours > 0 ? 1 : 0;
     }
-    bool more;
-    do {
-      more = false;
+#pragma unroll 1
+    while (live > 0) {
       bool copied = false;
 #pragma unroll
       for (int i = 0; i < kStreams; ++i) {
         Ahead& s = streams[i];
         if (s.place.warp_fours == 0) continue;
-        more = true;
         if (!__all_sync(0xffffffffu, taken(s.warp, s.copied).passed(s.parity))) continue;
         copy_group(s);
+        if (s.place.warp_fours == 0) --live;
         copied = true;
       }
       if (!copied) __nanosleep(20);
-    } while (more);
-    async_commit();
+    }
     async_wait_all();
   }
   // Goes on to the next weight of which the warp has rows, or to the end of the stream.
@@ -326,13 +357,13 @@ class LanguageModelStepBlock {
     } while (s.place.warp_fours == 0);
     const int part = part_of(s.part);
     const StreamShape& shape = p_.shapes[part];
-    const StepRange range = range_of(part);
+    const StepRange rows = range(part);
     const T* const weight =
-        part == kStepHead ? p_.head : layer(s.part / kStepLayerParts).weights[part];
+        part == kStepHead ? p_.head : layer(s.part / kStepLayerParts).weights[max(0, part - 1)];
     s.weight = reinterpret_cast<const unsigned char*>(weight) + s.place.pack * 16;
-    s.first_row = range.first;
-    s.row_count = range.count;
-    s.x_fours = part == kStepIn ? fours_of(range.count) : 0x7fffffff;
+    s.first_row = rows.first;
+    s.row_count = rows.count;
+    s.x_fours = part == kStepIn ? fours_of(rows.count) : part == kStepZ ? 0 : 0x7fffffff;
     s.row_bytes = shape.row_bytes;
     s.lane_packs = shape.lane_packs;
     s.step = 16 << shape.lanes_log2;
@@ -358,7 +389,9 @@ class LanguageModelStepBlock {
       if (r < s.rows) async_copy_16(to + r * 32, from + r * row_bytes, bytes);
     }
     landed(s.warp, s.copied).arrive_after_copies();
-    if (++s.copied == kDepth) {
+    async_commit();
+    async_wait<kStepAhead / kCopyWarps>();
+    if (++s.copied == at_.depth) {
       s.copied = 0;
       s.parity ^= 1;
     }
@@ -377,7 +410,7 @@ class LanguageModelStepBlock {
   __device__ void begin_residual() {
     if (output_ < 0) return;
     const int b = row_of(output_);
-    const int i = outputs_.first + place_in(output_);
+    const int i = range(kStepOut).first + place_in(output_);
     residual_ = p_.first_layer == 0 ? load_float(embedding_of(b)[i])
                                     : p_.residual.value(b * p_.d_model + i);
   }
@@ -397,13 +430,16 @@ class LanguageModelStepBlock {
     const StreamShape shape = p_.shapes[part];
     const StreamPlace place = place_of(part, warp_);
     const unsigned tag = static_cast<unsigned>(p_.first_layer + l);
-    if (part == kStepX) prepare_scan(layer(l));
+    if (part == (p_.z_apart ? kStepZ : kStepX)) prepare_scan(layer(l));
     if (part == kStepOut && l + 1 < p_.layer_count) prepare_convolution(layer(l + 1));
     constexpr int kFloat = static_cast<int>(sizeof(float));
     Vectors vectors{at<unsigned char>(at_.vectors), sizeof(T) == 4, 16, 0,
                     p_.d_inner * static_cast<int>(sizeof(T))};
-    if (part == kStepIn || part == kStepHead) {
-      receive_residual(part == kStepIn ? layer(l).norm_weight : p_.norm_f_weight, tag);
+    if (part == kStepIn || part == kStepZ || part == kStepHead) {
+      // For z the residual is still there.
+      if (part != kStepZ) {
+        receive_residual(part == kStepIn ? layer(l).norm_weight : p_.norm_f_weight, tag);
+      }
       vectors.floats = true;
       vectors.half_bytes = p_.d_model / 2 * kFloat;
       vectors.token_bytes = p_.d_model * kFloat;
@@ -417,14 +453,15 @@ class LanguageModelStepBlock {
             for (int j = 0; j < TaggedWords<T>::kPerLoad; ++j) to[i + j] = values[j];
           });
       vectors = {at<unsigned char>(at_.dt_BC), true, kCount * kFloat, 16, mixes() * kFloat};
-    } else if (range_of(part).count > 0) {
+    } else if (range(part).count > 0) {
       T* const to = at<T>(at_.vectors);
       const TaggedWords<T>& from = part == kStepX ? p_.x : p_.y;
       from.receive(
           threads_, p_.batch * p_.d_inner, tag + 1, [](int) { return 0; },
           [&](int i, const typename TaggedWords<T>::Loaded& values, int) { values.store(to + i); });
     }
-    sync_some(threads_);
+    // The sums of z have a place of their own while those of x are still read.
+    if (part != kStepZ) sync_some(threads_);
     if (part == kStepDt && p_.dt_b_c_norm) norm_dt_b_c();
 
     // A layer's rows at once, the head's a few at a time.
@@ -432,7 +469,7 @@ class LanguageModelStepBlock {
     const int all = head ? shape.groups(threads_ / 32) : 0;
     const int fours = head ? StepShared<T>::head_rows(shape) / kStreamRows : shape.fours_a_group;
     const int stride = (head ? all * fours : shape.fours) * kStreamRows;
-    float* sums = at<float>(at_.sums);
+    float* sums = at<float>(sums_at(part));
     bool odd = false;
 #pragma unroll 1
     for (int four = 0; four < shape.fours_a_group; four += fours) {
@@ -447,17 +484,25 @@ class LanguageModelStepBlock {
       sums += odd ? -other : other;
       odd = !odd;
     }
+    if (head) return;
+    const int share = part == kStepX     ? mix_
+                      : part == kStepDt  ? scan_[0]
+                      : part == kStepOut ? output_
+                                         : channel_;
+    // Whole warps scan, for the sums over the lanes of a channel.
+    if (share < 0 && part != kStepDt) return;
+    const float sum = layer_sum(part, place_in(max(share, 0)), row_of(max(share, 0)));
     switch (part) {
       case kStepIn:
-        return finish_in(tag + 1);
+        return finish_in(sum, tag + 1);
+      case kStepZ:
+        return finish_z(sum);
       case kStepX:
-        return finish_x(tag + 1);
+        return finish_x(sum, tag + 1);
       case kStepDt:
-        return finish_dt(tag + 1);
-      case kStepOut:
-        return finish_out(layer(l), tag + 1);
+        return finish_dt(sum, tag + 1);
       default:
-        return;
+        return finish_out(sum, layer(l), tag + 1);
     }
   }
 
@@ -589,7 +634,7 @@ class LanguageModelStepBlock {
         }
         __syncwarp();
         if (thread_ % 32 == 0) taken(warp_, next_).arrive();
-        if (++next_ == kDepth) {
+        if (++next_ == at_.depth) {
           next_ = 0;
           parity_ ^= 1;
         }
@@ -614,89 +659,96 @@ class LanguageModelStepBlock {
     }
     return sum;
   }
+  __device__ int sums_at(int part) const { return part == kStepZ ? at_.z_sums : at_.sums; }
   __device__ float layer_sum(int part, int row, int b) const {
     const StreamShape& shape = p_.shapes[part];
-    return sum_of(at<float>(at_.sums), shape, shape.fours * kStreamRows, row, b);
+    return sum_of(at<float>(sums_at(part)), shape, shape.fours * kStreamRows, row, b);
   }
 
-  // Numbers of T as they were loaded: to widen one would be to wait for it.
-  static __device__ float raw(T v) {
-    if constexpr (sizeof(T) == 4) {
+  // Numbers as they were loaded: to widen one would be to wait for it.
+  template <class U>
+  static __device__ float raw(U v) {
+    if constexpr (sizeof(U) == 4) {
       return v;
     } else {
       return __uint_as_float(v.bits);
     }
   }
+  template <class U>
   static __device__ float widened(float v) {
-    if constexpr (sizeof(T) == 4) {
+    if constexpr (sizeof(U) == 4) {
       return v;
     } else {
-      T narrow;
+      U narrow;
       narrow.bits = static_cast<std::uint16_t>(__float_as_uint(v));
       return load_float(narrow);
     }
   }
   // What a thread fetches of the convolution for its channel, before the products of the parts
-  // `out` and `in`. The same registers are its states' from `x` to `dt`.
+  // `out` and `in`. The same registers are its states' until after `dt`.
   static constexpr int kBefore = 0, kTaps = kBefore + kStepMaxOlder, kLast = kTaps + kStepMaxOlder,
-                       kBias = kLast + 1, kXBias = kBias + 1, kZBias = kXBias + 1;
+                       kBias = kLast + 1, kXBias = kBias + 1;
   __device__ void prepare_convolution(const Layer& layer) {
     if (channel_ < 0) return;
-    const index_t d = channels_.first + place_in(channel_);
+    const index_t d = range(kStepIn).first + place_in(channel_);
     float(&c)[kFetched] = fetched_[0];
     const index_t slot = slot_of(row_of(channel_));
     state_[0] = slot < 0 ? nullptr : layer.conv + slot * p_.conv_stride[0] + d;
     const T* const taps = layer.conv1d_weight + d * p_.conv1d_stride;
 #pragma unroll
     for (int j = 0; j < kStepMaxOlder; ++j) {
-      c[kBefore + j] = j < p_.older && slot >= 0 ? state_[0][j * p_.conv_stride[1]] : 0.0f;
+      c[kBefore + j] = j < p_.older && slot >= 0 ? raw(state_[0][j * p_.conv_stride[1]]) : 0.0f;
       c[kTaps + j] = j < p_.older ? raw(taps[j]) : 0.0f;
     }
     c[kLast] = raw(taps[p_.older]);
     c[kBias] = layer.conv1d_bias == nullptr ? 0.0f : raw(layer.conv1d_bias[d]);
-    c[kXBias] = c[kZBias] = 0.0f;
+    c[kXBias] = z_bias_ = 0.0f;
     if (layer.in_proj_bias != nullptr) {
       c[kXBias] = raw(layer.in_proj_bias[d]);
-      if (p_.gate) c[kZBias] = raw(layer.in_proj_bias[p_.d_inner + d]);
+      if (p_.gate) z_bias_ = raw(layer.in_proj_bias[p_.d_inner + d]);
     }
   }
-  __device__ void finish_in(unsigned tag) {
-    if (channel_ < 0) return;
+  __device__ void finish_in(float product, unsigned tag) {
     const int b = row_of(channel_);
     const int channel = place_in(channel_);
     const float(&c)[kFetched] = fetched_[0];
     const float scale = residual_scale(b, p_.norm_eps);
-    const float x = fmaf(layer_sum(kStepIn, channel, b), scale, widened(c[kXBias]));
-    float sum = widened(c[kBias]);
+    const float x = fmaf(product, scale, widened<T>(c[kXBias]));
+    float sum = widened<T>(c[kBias]);
 #pragma unroll
-    for (int j = 0; j < kStepMaxOlder; ++j) sum = fmaf(widened(c[kTaps + j]), c[kBefore + j], sum);
-    const T out = store_as<T>(silu_fast(fmaf(widened(c[kLast]), x, sum)));
-    p_.x.put(b * p_.d_inner + channels_.first + channel, out, tag);
+    for (int j = 0; j < kStepMaxOlder; ++j) {
+      sum = fmaf(widened<T>(c[kTaps + j]), widened<H>(c[kBefore + j]), sum);
+    }
+    const T out = store_as<T>(silu_fast(fmaf(widened<T>(c[kLast]), x, sum)));
+    p_.x.put(b * p_.d_inner + range(kStepIn).first + channel, out, tag);
     at<float>(at_.own_x)[thread_] = load_float(out);
-    if (p_.gate) {
-      const float z = fmaf(layer_sum(kStepIn, fours_of(channels_.count) * kStreamRows + channel, b),
-                           scale, widened(c[kZBias]));
-      at<float>(at_.own_gate)[thread_] = silu_fast(load_float(store_as<T>(z)));
+    if (z_within()) {
+      finish_z(layer_sum(kStepIn, fours_of(range(kStepIn).count) * kStreamRows + channel, b));
     }
     if (state_[0] == nullptr) return;
 #pragma unroll
     for (int j = 0; j < kStepMaxOlder; ++j) {
       if (j >= p_.older) break;
-      state_[0][j * p_.conv_stride[1]] =
-          j + 1 < p_.older ? c[kBefore + (j + 1 < kStepMaxOlder ? j + 1 : j)] : x;
+      state_[0][j * p_.conv_stride[1]] = store_as<H>(
+          j + 1 < p_.older ? widened<H>(c[kBefore + (j + 1 < kStepMaxOlder ? j + 1 : j)]) : x);
     }
   }
 
-  __device__ void finish_x(unsigned tag) {
-    if (mix_ < 0) return;
-    p_.dt_BC.put(row_of(mix_) * mixes() + mixes_.first + place_in(mix_),
-                 store_as<T>(layer_sum(kStepX, place_in(mix_), row_of(mix_))), tag);
+  __device__ void finish_z(float product) {
+    const float z =
+        fmaf(product, residual_scale(row_of(channel_), p_.norm_eps), widened<T>(z_bias_));
+    at<float>(at_.own_gate)[thread_] = silu_fast(load_float(store_as<T>(z)));
+  }
+
+  __device__ void finish_x(float product, unsigned tag) const {
+    p_.dt_BC.put(row_of(mix_) * mixes() + range(kStepX).first + place_in(mix_),
+                 store_as<T>(product), tag);
   }
 
   // kStepStates states of a channel of one row, and what belongs to the channel.
   static constexpr int kState = 0, kRate = kState + kStepStates, kD = kRate + kStepStates,
                        kDtBias = kD + 1, kFetched = kDtBias + 1;
-  static_assert(kZBias < kFetched, "the registers of the one hold the other");
+  static_assert(kXBias < kFetched, "the registers of the one hold the other");
   __device__ int scan_lane() const { return thread_ & ((1 << p_.state_lanes_log2) - 1); }
   __device__ void prepare_scan(const Layer& layer) {
     const int first = scan_lane() * kStepStates;
@@ -704,7 +756,7 @@ class LanguageModelStepBlock {
     for (int i = 0; i < kScans; ++i) {
       if (scan_[i] < 0) break;
       float(&s)[kFetched] = fetched_[i];
-      const index_t d = channels_.first + place_in(scan_[i]);
+      const index_t d = range(kStepIn).first + place_in(scan_[i]);
       const index_t slot = slot_of(row_of(scan_[i]));
       const float* const A = layer.A + d + first * p_.A_stride;
       state_[i] =
@@ -713,33 +765,33 @@ class LanguageModelStepBlock {
       for (int n = 0; n < kStepStates; ++n) {
         const bool exists = first + n < p_.d_state;
         s[kRate + n] = exists ? A[n * p_.A_stride] : 0.0f;
-        s[kState + n] = exists && slot >= 0 ? state_[i][n * p_.ssm_stride[1]] : 0.0f;
+        s[kState + n] = exists && slot >= 0 ? raw(state_[i][n * p_.ssm_stride[1]]) : 0.0f;
       }
       s[kD] = layer.D == nullptr ? 0.0f : layer.D[d];
       s[kDtBias] = layer.dt_proj_bias == nullptr ? 0.0f : layer.dt_proj_bias[d];
     }
   }
-  __device__ void finish_dt(unsigned tag) {
+  __device__ void finish_dt(float product, unsigned tag) {
     const int first = scan_lane() * kStepStates;
+    const StepRange channels = range(kStepDt);
 #pragma unroll
     for (int i = 0; i < kScans; ++i) {
-      // Whole warps go on, for the sums over the lanes of a channel.
       if (!__any_sync(0xffffffffu, scan_[i] >= 0)) break;
       float(&s)[kFetched] = fetched_[i];
       const int share = max(scan_[i], 0);
       const int b = row_of(share);
-      const int own = b * channels_.count + place_in(share);
+      const int own = b * channels.count + place_in(share);
       const float x = at<float>(at_.own_x)[own];
-      const float delta =
-          softplus_fast(fmaf(layer_sum(kStepDt, place_in(share), b), scale_of(b, 0), s[kDtBias]));
+      const float delta = softplus_fast(fmaf(
+          i == 0 ? product : layer_sum(kStepDt, place_in(share), b), scale_of(b, 0), s[kDtBias]));
       const float input = delta * x * scale_of(b, 1);
       const float* const B = at<float>(at_.dt_BC) + b * mixes() + p_.dt_rank + first;
       float y = 0.0f;
 #pragma unroll
       for (int n = 0; n < kStepStates; ++n) {
         if (first + n >= p_.d_state) break;
-        s[kState + n] =
-            fmaf(exp2_fast(delta * (s[kRate + n] * kLog2e)), s[kState + n], input * B[n]);
+        s[kState + n] = fmaf(exp2_fast(delta * (s[kRate + n] * kLog2e)), widened<H>(s[kState + n]),
+                             input * B[n]);
         y = fmaf(B[p_.d_state + n], s[kState + n], y);
       }
 #pragma unroll 1
@@ -749,20 +801,20 @@ class LanguageModelStepBlock {
       if (scan_[i] >= 0 && scan_lane() == 0) {
         y = fmaf(s[kD], x, y * scale_of(b, 2));
         if (p_.gate) y *= at<float>(at_.own_gate)[own];
-        p_.y.put(b * p_.d_inner + channels_.first + place_in(share), store_as<T>(y), tag);
+        p_.y.put(b * p_.d_inner + channels.first + place_in(share), store_as<T>(y), tag);
       }
       const bool kept = scan_[i] >= 0 && state_[i] != nullptr;
 #pragma unroll
       for (int n = 0; n < kStepStates; ++n) {
-        if (kept && first + n < p_.d_state) state_[i][n * p_.ssm_stride[1]] = s[kState + n];
+        if (kept && first + n < p_.d_state)
+          state_[i][n * p_.ssm_stride[1]] = store_as<H>(s[kState + n]);
       }
     }
   }
 
-  __device__ void finish_out(const Layer& layer, unsigned tag) {
-    if (output_ < 0) return;
-    const int i = outputs_.first + place_in(output_);
-    residual_ += layer_sum(kStepOut, place_in(output_), row_of(output_));
+  __device__ void finish_out(float product, const Layer& layer, unsigned tag) {
+    const int i = range(kStepOut).first + place_in(output_);
+    residual_ += product;
     if (layer.out_proj_bias != nullptr) residual_ += load_float(layer.out_proj_bias[i]);
     p_.residual.put(row_of(output_) * p_.d_model + i, residual_, tag);
   }
@@ -778,8 +830,8 @@ class LanguageModelStepBlock {
       for (int i = thread_; i < groups * rows; i += threads_) {
         const int row = begin * kStreamRows + i % rows;
         const int word = i / rows * shape.fours_a_group * kStreamRows + row;
-        if (row >= shape.fours_a_group * kStreamRows || word >= words_.count) continue;
-        p_.logits[b * p_.logits_stride[0] + (words_.first + word) * p_.logits_stride[1]] =
+        if (row >= shape.fours_a_group * kStreamRows || word >= range(kStepHead).count) continue;
+        p_.logits[b * p_.logits_stride[0] + (range(kStepHead).first + word) * p_.logits_stride[1]] =
             scale * sum_of(sums, shape, groups * rows, i, b);
       }
     }
@@ -789,22 +841,22 @@ class LanguageModelStepBlock {
   const StepShared<T>& at_;
   unsigned char* const shared_;
   const int thread_, threads_, warp_;
-  const StepRange channels_, mixes_, outputs_, words_;
   const int parts_;
-  const int channel_, mix_, output_;  // shares
+  int channel_, mix_, output_;  // shares
   int scan_[kScans];
   int next_ = 0;  // place of the ring to be multiplied, and the parity of its phase
   unsigned parity_ = 0;
   float residual_ = 0.0f;
+  float z_bias_;
   float fetched_[kScans][kFetched];
-  float* state_[kScans];  // the first of what is fetched of it; null: none to update
+  H* state_[kScans];  // the first of what is fetched of it; null: none to update
 };
 
-template <class T, int kTokens>
-__global__ void __launch_bounds__(32 * (kStreamMaxWarps + kStreamCopyWarps), 1)
-    language_model_step_kernel(const __grid_constant__ LanguageModelStepParams<T> p) {
+template <class T, class H, int kTokens>
+__global__ void __launch_bounds__(32 * (step_warps(kTokens) + step_copy_warps(kTokens)), 1)
+    language_model_step_kernel(const __grid_constant__ LanguageModelStepParams<T, H> p) {
   extern __shared__ uint4 step_shared[];
-  LanguageModelStepBlock<T, kTokens>(p, reinterpret_cast<unsigned char*>(step_shared)).run();
+  LanguageModelStepBlock<T, H, kTokens>(p, reinterpret_cast<unsigned char*>(step_shared)).run();
 }
 
 }  // namespace detail

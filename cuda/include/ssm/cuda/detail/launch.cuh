@@ -28,6 +28,12 @@ inline int device_attribute(cudaDeviceAttr attribute) noexcept {
   return value;
 }
 
+// The CUDA version of the driver: 1000 major + 10 minor.
+inline int driver_version() noexcept {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
 // Whether the code of a kernel that this device runs was compiled for an architecture, major 10 +
 // minor, or a newer one: a device also runs what was compiled for an older one.
 template <class... Params>

@@ -18,7 +18,6 @@ namespace detail {
 
 constexpr int kStreamRows = 4;
 constexpr int kStreamMaxWarps = 8;  // that multiply
-constexpr int kStreamCopyWarps = 4;
 constexpr int kStreamMaxLanePacks = 64;
 
 // How the blocks take one weight.
