@@ -77,6 +77,18 @@ std::vector<DecodeCase> decode_cases() {
   for (const index_t rows : {5, 8, 9, 15, 16, 33, 130}) {
     add("rows", block_of(32, 100, 16, 4, 24), rows);
   }
+  // The convolution and x_proj in one kernel: channels, rows and outputs around those of a slice, a
+  // tile and a pass; another number of states.
+  for (const index_t channels : {8, 120, 128, 264}) {
+    add("slices", block_of(32, channels, 16, 4, 8), 17);
+  }
+  for (const index_t rows : {5, 16, 33, 64, 65, 97}) {
+    add("tiles", block_of(32, 136, 16, 4, 24), rows);
+  }
+  for (const index_t rank : {160, 168, 200, 264}) add("outputs", block_of(32, 136, 16, 4, rank), 9);
+  add("states", block_of(32, 136, 20, 4, 8), 9);
+  // More tiles of rows and channels than blocks are resident.
+  add("many_tiles", block_of(32, 2000, 16, 4, 40), 130);
   // Channels that no four divide.
   add("channels", block_of(32, 66, 16, 4, 8), 6);
   ssm::MambaConfig c = usual;
@@ -420,41 +432,46 @@ TYPED_TEST(CudaSixteenBitState, IsTheRoundedState) {
   using T = TypeParam;
   using ssm::bf16;
   ssm::MambaConfig c = block_of(64, 132, 16, 4, 8);
-  for (const index_t d_state : {16, 20}) {
-    for (const index_t d_conv : {1, 4, 7}) {
-      for (const index_t batch : {1, 3, 5, 17}) {
-        SCOPED_TRACE("d_state " + std::to_string(d_state) + ", d_conv " + std::to_string(d_conv) +
-                     ", batch " + std::to_string(batch));
-        c.d_state = d_state;
-        c.d_conv = d_conv;
-        this->build(c, batch);
-        ssm::Random random(4);
-        Pinned halves_memory;
-        const auto halves = pinned(&halves_memory, [&](ssm::Arena& arena) {
-          return ssm::MambaState<T, bf16>::carve(c, batch, arena);
-        });
-        for (const View<bf16, 3>& v : {halves.conv, halves.ssm}) {
-          for (index_t i = 0; i < v.size(); ++i) v.data()[i] = bf16(float(random.normal()));
+  // Of 136 channels, convolution and x_proj are one kernel.
+  for (const index_t d_inner : {132, 136}) {
+    for (const index_t d_state : {16, 20}) {
+      for (const index_t d_conv : {1, 4, 7}) {
+        for (const index_t batch : {1, 3, 5, 17}) {
+          SCOPED_TRACE("d_inner " + std::to_string(d_inner) + ", d_state " +
+                       std::to_string(d_state) + ", d_conv " + std::to_string(d_conv) + ", batch " +
+                       std::to_string(batch));
+          c.d_inner = d_inner;
+          c.d_state = d_state;
+          c.d_conv = d_conv;
+          this->build(c, batch);
+          ssm::Random random(4);
+          Pinned halves_memory;
+          const auto halves = pinned(&halves_memory, [&](ssm::Arena& arena) {
+            return ssm::MambaState<T, bf16>::carve(c, batch, arena);
+          });
+          for (const View<bf16, 3>& v : {halves.conv, halves.ssm}) {
+            for (index_t i = 0; i < v.size(); ++i) v.data()[i] = bf16(float(random.normal()));
+          }
+          this->done(convert(this->cuda_, halves, this->state_));
+          View<T, 3> x, y, y_of_halves;
+          const Pinned x_memory = Pinned::of(&x, {batch, 1, c.d_model});
+          const Pinned y_memory = Pinned::of(&y, {batch, 1, c.d_model});
+          const Pinned more_memory = Pinned::of(&y_of_halves, {batch, 1, c.d_model});
+          for (index_t i = 0; i < x.size(); ++i) x.data()[i] = T(float(random.normal()));
+          const Pinned scratch(this->block_.workspace_bytes(this->cuda_, batch, 1));
+          this->done(this->block_.step(this->cuda_, x.select(1, 0), y.select(1, 0), this->state_,
+                                       scratch.arena()));
+          this->done(this->block_.step(this->cuda_, x.select(1, 0), y_of_halves.select(1, 0),
+                                       halves, scratch.arena()));
+          EXPECT_EQ(flat(y), flat(y_of_halves));
+          const auto rounded = [](const View<float, 3>& v) {
+            std::vector<double> all = flat(v);
+            for (double& one : all) one = double(float(bf16(float(one))));
+            return all;
+          };
+          EXPECT_EQ(rounded(this->state_.conv), flat(halves.conv));
+          EXPECT_EQ(rounded(this->state_.ssm), flat(halves.ssm));
         }
-        this->done(convert(this->cuda_, halves, this->state_));
-        View<T, 3> x, y, y_of_halves;
-        const Pinned x_memory = Pinned::of(&x, {batch, 1, c.d_model});
-        const Pinned y_memory = Pinned::of(&y, {batch, 1, c.d_model});
-        const Pinned more_memory = Pinned::of(&y_of_halves, {batch, 1, c.d_model});
-        for (index_t i = 0; i < x.size(); ++i) x.data()[i] = T(float(random.normal()));
-        const Pinned scratch(this->block_.workspace_bytes(this->cuda_, batch, 1));
-        this->done(this->block_.step(this->cuda_, x.select(1, 0), y.select(1, 0), this->state_,
-                                     scratch.arena()));
-        this->done(this->block_.step(this->cuda_, x.select(1, 0), y_of_halves.select(1, 0), halves,
-                                     scratch.arena()));
-        EXPECT_EQ(flat(y), flat(y_of_halves));
-        const auto rounded = [](const View<float, 3>& v) {
-          std::vector<double> all = flat(v);
-          for (double& one : all) one = double(float(bf16(float(one))));
-          return all;
-        };
-        EXPECT_EQ(rounded(this->state_.conv), flat(halves.conv));
-        EXPECT_EQ(rounded(this->state_.ssm), flat(halves.ssm));
       }
     }
   }

@@ -107,6 +107,9 @@ Status check_shapes(const MambaStepArgs<T, H>& a) noexcept {
 
 namespace detail {
 
+// Channels of a slice of x_proj's product.
+constexpr index_t kMambaStepSlice = 128;
+
 // What mamba_step carves from its workspace: the activations between its parts.
 template <class T>
 struct MambaStepScratch {
@@ -116,6 +119,8 @@ struct MambaStepScratch {
   View<T, 2> x;       // (batch, d_inner): after the convolution, then the scan's output
   View<T, 2> dt_BC;   // (batch, dt_rank + 2 d_state)
   View<T, 2> dt;      // (batch, d_inner)
+  // (slices of d_inner, batch, dt_rank + 2 d_state): sums of dt_BC over a slice, for 16-bit T
+  View<accum_t<T>, 3> dt_BC_parts;
 
   template <class H>
   static MambaStepScratch carve(const MambaStepArgs<T, H>& a, Arena& arena) noexcept {
@@ -130,6 +135,10 @@ struct MambaStepScratch {
     s.x = rows(a.dt_proj_weight);
     s.dt_BC = rows(a.x_proj_weight);
     s.dt = rows(a.dt_proj_weight);
+    if constexpr (!std::is_same<T, accum_t<T>>::value) {
+      const index_t slices = (a.dt_proj_weight.extent(0) + kMambaStepSlice - 1) / kMambaStepSlice;
+      s.dt_BC_parts = arena.view<accum_t<T>, 3>({slices, batch, a.x_proj_weight.extent(0)});
+    }
     return s;
   }
 };

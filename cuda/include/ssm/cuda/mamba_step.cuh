@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ssm/cuda/detail/conv_step.cuh"
+#include "ssm/cuda/detail/conv_x_proj.cuh"
 #include "ssm/cuda/detail/gemv.cuh"
 #include "ssm/cuda/linear.cuh"
 #include "ssm/cuda/mamba_step.hpp"
@@ -53,11 +54,15 @@ class MambaStep {
     if (a_.gate()) z_ = s_.xz.slice(1, d_inner, d_inner);
     dt_rank_ = a_.dt_proj_weight.extent(1);
     conv_ = {a_.conv1d_weight, a_.conv1d_bias, a_.conv, a_.slots, s_.x};
+    conv_x_proj_ = !few_ && conv_x_proj_takes(conv_x_proj());
   }
 
   Status run() const {
     Status status = few_ ? in_proj_of_few() : in_proj();
-    if (status) status = multiply<T>(s_.x, a_.x_proj_weight, {}, s_.dt_BC);
+    if (status) {
+      status =
+          conv_x_proj_ ? queue_conv_x_proj() : multiply<T>(s_.x, a_.x_proj_weight, {}, s_.dt_BC);
+    }
     if (status && a_.dt_b_c_norm) status = normalize_dt_b_c();
     if (status) status = scan();
     if (status) status = out_proj();
@@ -99,7 +104,17 @@ class MambaStep {
       u = s_.normed;
     }
     if (status) status = multiply<T>(u, a_.in_proj_weight, a_.in_proj_bias, s_.xz);
-    return status ? conv_step() : status;
+    return status && !conv_x_proj_ ? conv_step() : status;
+  }
+  ConvXProjParams<T, H> conv_x_proj() const {
+    return {conv_, xz_x_, a_.x_proj_weight, s_.dt_BC_parts};
+  }
+  Status queue_conv_x_proj() const {
+    if constexpr (std::is_same<T, float>::value) {
+      return Status::ok();
+    } else {
+      return launch_conv_x_proj("mamba_step", cuda_, conv_x_proj(), s_.dt_BC);
+    }
   }
   Status conv_step() const {
     const View<const T, 2> x = xz_x_;
@@ -161,6 +176,7 @@ class MambaStep {
     p.group_channels = p.channels;
     p.slots = a_.slots.data();
     p.slots_stride = a_.slots.stride(0);
+    p.states_settled = conv_x_proj_;
     return p;
   }
 
@@ -192,6 +208,7 @@ class MambaStep {
   View<T, 2> xz_x_, z_;
   index_t dt_rank_;
   bool few_;
+  bool conv_x_proj_;  // the convolution and x_proj as one operation
 };
 
 }  // namespace detail

@@ -133,11 +133,14 @@ __global__ void __launch_bounds__(kRmsNormThreads) rms_norm_octet_kernel(const R
   T* const y = p.y + b * p.y_stride[0] + t * p.y_stride[1];
   wait_for_kernel_before();
 
+  // Asked for here, the weight comes while the sums are formed.
+  Octet<T> weight[kRmsNormOctets];
   float values[kRmsNormOctets][kOctet] = {};
 #pragma unroll
   for (int o = 0; o < kRmsNormOctets; ++o) {
     const int at = first + o * kWidth;
     if (at >= octets) continue;
+    if (p.weight != nullptr) weight[o] = Octet<T>::load(p.weight + at * kOctet);
     if (x != nullptr) {
       const auto v = Octet<T>::load(x + at * kOctet);
 #pragma unroll
@@ -169,9 +172,8 @@ __global__ void __launch_bounds__(kRmsNormThreads) rms_norm_octet_kernel(const R
     const int at = first + o * kWidth;
     if (at >= octets) continue;
     if (p.weight != nullptr) {
-      const auto weight = Octet<T>::load(p.weight + at * kOctet);
 #pragma unroll
-      for (int i = 0; i < kOctet; ++i) values[o][i] *= weight[i];
+      for (int i = 0; i < kOctet; ++i) values[o][i] *= weight[o][i];
     }
     Octet<T> v;
 #pragma unroll

@@ -81,11 +81,70 @@ __global__ void __launch_bounds__(kConvStepThreads)
   conv.put(b, d, load_float(x(b, d)), prepared);
 }
 
+// Four neighbouring channels of a convolution of width 4.
+template <class T, class H>
+class ConvFours {
+ public:
+  // Of the channels [d, d + 4): reads the weight.
+  __device__ ConvFours(const ConvStep<T, H>& conv, index_t d)
+      : taps_(Elements<T, 16>::load(conv.weight.data() + d * 4)),
+        state_(conv.state.data() + d),
+        y_(conv.y.data() + d) {
+    if (conv.bias.data() != nullptr) bias_ = Elements<T, 4>::load(conv.bias.data() + d);
+  }
+
+  // What a row brings along: its state and its token x (channels).
+  struct Row {
+    Elements<H, 4> before[3];
+    Elements<T, 4> now;
+  };
+  __device__ Row fetch(const ConvStep<T, H>& conv, index_t slot, const T* x) const {
+    const H* const state = state_ + slot * conv.state.stride(0);
+    Row row;
+#pragma unroll
+    for (int j = 0; j < 3; ++j) {
+      row.before[j] = Elements<H, 4>::load(state + j * conv.state.stride(1));
+    }
+    row.now = Elements<T, 4>::load(x);
+    return row;
+  }
+  // The row's output, which is written as row b of y; the state moves on.
+  __device__ Elements<T, 4> put(const ConvStep<T, H>& conv, index_t b, index_t slot,
+                                const Row& row) const {
+    H* const state = state_ + slot * conv.state.stride(0);
+    Elements<H, 4> kept;
+    Elements<T, 4> y;
+#pragma unroll
+    for (int c = 0; c < 4; c += 2) {
+      y.set_pair(c, output(row, c), output(row, c + 1));
+      kept.set_pair(c, row.now[c], row.now[c + 1]);
+    }
+    row.before[1].store_at_once(state);
+    row.before[2].store_at_once(state + conv.state.stride(1));
+    kept.store_at_once(state + 2 * conv.state.stride(1));
+    y.store_at_once(y_ + b * conv.y.stride(0));
+    return y;
+  }
+
+ private:
+  __device__ float output(const Row& row, int c) const {
+    float sum = bias_[c];
+#pragma unroll
+    for (int j = 0; j < 3; ++j) sum = fmaf(taps_[4 * c + j], row.before[j][c], sum);
+    return silu_fast(fmaf(taps_[4 * c + 3], row.now[c], sum));
+  }
+
+  Elements<T, 16> taps_;
+  Elements<T, 4> bias_ = {};
+  H* state_;
+  T* y_;
+};
+
 constexpr int kConvFoursThreads = 64;  // along the channels
 constexpr int kConvFoursLanes = kConvStepThreads / kConvFoursThreads;
 constexpr int kConvFoursRows = 2;  // of a thread
 
-// The same for four neighbouring channels at a time, of width 4.
+// The same for four neighbouring channels at a time.
 template <class T, class H>
 __global__ void __launch_bounds__(kConvStepThreads)
     conv_step_fours_kernel(const ConvStep<T, H> conv, const View<const T, 2> x,
@@ -98,9 +157,7 @@ __global__ void __launch_bounds__(kConvStepThreads)
                          thread / kConvFoursThreads) *
                         kConvFoursRows;
   if (d >= x.extent(1)) return;
-  const auto taps = Elements<T, 16>::load(conv.weight.data() + d * 4);
-  Elements<T, 4> bias = {};
-  if (conv.bias.data() != nullptr) bias = Elements<T, 4>::load(conv.bias.data() + d);
+  const ConvFours<T, H> fours(conv, d);
   wait_for_kernel_before();
 #pragma unroll
   for (int r = 0; r < kConvFoursRows; ++r) {
@@ -108,26 +165,7 @@ __global__ void __launch_bounds__(kConvStepThreads)
     if (b >= x.extent(0)) return;
     const index_t slot = conv.slots.data() == nullptr ? b : conv.slots(b);
     if (slot < 0) continue;
-    H* const state = conv.state.data() + slot * conv.state.stride(0) + d;
-    const index_t later = conv.state.stride(1);
-    const auto first_before = Elements<H, 4>::load(state);
-    const auto second_before = Elements<H, 4>::load(state + later);
-    const auto third_before = Elements<H, 4>::load(state + 2 * later);
-    const auto now = Elements<T, 4>::load(x.data() + b * x.stride(0) + d);
-    Elements<H, 4> kept;
-    Elements<T, 4> y;
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      float sum = fmaf(taps[4 * c], first_before[c], bias[c]);
-      sum = fmaf(taps[4 * c + 1], second_before[c], sum);
-      sum = fmaf(taps[4 * c + 2], third_before[c], sum);
-      y.set(c, silu_fast(fmaf(taps[4 * c + 3], now[c], sum)));
-      kept.set(c, now[c]);
-    }
-    second_before.store(state);
-    third_before.store(state + later);
-    kept.store(state + 2 * later);
-    y.store(conv.y.data() + b * conv.y.stride(0) + d);
+    fours.put(conv, b, slot, fours.fetch(conv, slot, x.data() + b * x.stride(0) + d));
   }
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "ssm/core/view.hpp"
 #include "ssm/cuda/detail/device_math.cuh"
@@ -9,6 +11,17 @@
 
 SSM_NAMESPACE_BEGIN
 namespace detail {
+
+// Eight or sixteen bytes of global memory at once. Out of an ordinary store of a struct, the
+// compiler may make one an element.
+__device__ __forceinline__ void store_global(void* to, const uint2& v) {
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(v.x), "r"(v.y) : "memory");
+}
+__device__ __forceinline__ void store_global(void* to, const uint4& v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
 
 // kCount of them, at an address that is a multiple of their bytes, or of 16 if they are more.
 template <class T, int kCount>
@@ -19,8 +32,19 @@ struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Elements {
     return *reinterpret_cast<const Elements*>(from);
   }
   __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Elements*>(to) = *this; }
+  // Of eight bytes or sixteen, to global memory.
+  __device__ __forceinline__ void store_at_once(T* to) const {
+    std::conditional_t<sizeof(v) == 8, uint2, uint4> word;
+    static_assert(sizeof(word) == sizeof(v), "8 or 16 bytes");
+    memcpy(&word, v, sizeof(v));
+    store_global(to, word);
+  }
   __device__ __forceinline__ float operator[](int i) const { return load_float(v[i]); }
   __device__ __forceinline__ void set(int i, float value) { v[i] = store_as<T>(value); }
+  // Elements i, even, and i + 1.
+  __device__ __forceinline__ void set_pair(int i, float first, float second) {
+    store_pair_as(v + i, first, second);
+  }
 };
 
 constexpr int kOctet = 8;

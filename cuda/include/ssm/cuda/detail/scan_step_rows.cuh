@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -24,6 +25,8 @@ struct ScanStepParams : ScanTileParams<T, H> {
   bool dt_packs = false;           // dt_weight and dt are made of Packs
   const index_t* slots = nullptr;  // of the states; null: row b has state b
   index_t slots_stride = 0;
+  // Kernels that may still run before this one has waited for them touch neither states nor slots.
+  bool states_settled = false;
 };
 
 constexpr int kScanRowsStates = 16;
@@ -32,123 +35,132 @@ constexpr int kScanRowsWarps = 8;
 constexpr int kScanRowsThreads = 32 * kScanRowsWarps;
 constexpr int kScanRowsEach = 2;  // rows of a warp
 constexpr int kScanRowsRows = kScanRowsWarps * kScanRowsEach;
-constexpr int kScanRowsBlocks = 4;  // of a multiprocessor
+constexpr int kScanRowsBlocks = 2;  // of a multiprocessor
 constexpr int kScanRowsRank = 256;  // of dt, at most
 
-// What a block copies into shared memory, past all registers, so that the states of several blocks
-// are in flight.
+// The tile of rows and channels that a block works on, copied into shared memory past all registers
+// while the tile before is computed.
 template <class T, class H>
-struct ScanRowsShared {
+struct ScanRowsTile {
   Elements<H, 4> states[kScanRowsEach][4][kScanRowsThreads];  // each thread's own
   Elements<T, 4> B[kScanRowsRows][4], C[kScanRowsRows][4];
   T x[kScanRowsRows][kScanRowsChannels];
   T z[kScanRowsRows][kScanRowsChannels];
 };
 
-// The step sizes of the block's rows and channels, before bias and softplus, as given.
+// The step sizes of a tile, before bias and softplus, as given.
 template <class T, class H>
 class ScanRowsGivenDt {
  public:
-  struct Shared {
-    T dt[kScanRowsRows][kScanRowsChannels];
-  };
+  // Of shared memory: for a tile, and for the block.
+  SSM_HOST_DEVICE static constexpr int tile_bytes(int) {
+    return static_cast<int>(sizeof(T)) * kScanRowsRows * kScanRowsChannels;
+  }
+  SSM_HOST_DEVICE static constexpr int block_bytes(int) { return 0; }
 
-  __device__ ScanRowsGivenDt(const ScanStepParams<T, H>& p, Shared* shared, index_t channel0,
-                             index_t row0)
-      : p_(p), shared_(*shared), channel0_(channel0), row0_(row0) {}
-  __device__ void fetch_weight() {}
-  __device__ void fetch() {
+  __device__ ScanRowsGivenDt(const ScanStepParams<T, H>& p, unsigned char*) : p_(p) {}
+  __device__ void fetch_weight(index_t) {}
+  __device__ void fetch(T* tile, index_t channel0, index_t row0) {
     const int row = static_cast<int>(threadIdx.x) / 8;
     const int d = static_cast<int>(threadIdx.x) % 8 * 4;
-    if (row >= kScanRowsRows || row0_ + row >= p_.sequences || channel0_ + d >= p_.channels) return;
-    async_copy<4 * sizeof(T)>(&shared_.dt[row][d],
-                              p_.dt + (row0_ + row) * p_.dt_stride[0] + channel0_ + d);
+    if (row >= kScanRowsRows || row0 + row >= p_.sequences || channel0 + d >= p_.channels) return;
+    async_copy<4 * sizeof(T)>(tile + row * kScanRowsChannels + d,
+                              p_.dt + (row0 + row) * p_.dt_stride[0] + channel0 + d);
   }
-  __device__ void multiply() {}
-  __device__ float at(int row, int channel) const { return load_float(shared_.dt[row][channel]); }
+  __device__ void multiply(const T*) {}
+  __device__ float at(const T* tile, int row, int channel) const {
+    return load_float(tile[row * kScanRowsChannels + channel]);
+  }
 
  private:
   const ScanStepParams<T, H>& p_;
-  Shared& shared_;
-  index_t channel0_, row0_;
 };
 
 // The same as W_dt times the low-rank factor: a warp takes eight channels and one half of the rank.
 template <class T, class H>
 class ScanRowsProjection {
  public:
-  struct Shared {
-    float parts[2][kScanRowsRows][kScanRowsChannels];
-  };
-  // Behind Shared: the factor (kScanRowsRows, pitch) and the weight (kScanRowsChannels, pitch).
-  static std::size_t more_bytes(int dt_rank) noexcept {
-    return sizeof(T) *
-           static_cast<std::size_t>((kScanRowsRows + kScanRowsChannels) * pitch_of(dt_rank));
+  // The factor (kScanRowsRows, pitch); the parts of the sums and the weight (kScanRowsChannels,
+  // pitch).
+  SSM_HOST_DEVICE static constexpr int tile_bytes(int dt_rank) {
+    return static_cast<int>(sizeof(T)) * kScanRowsRows * pitch_of(dt_rank);
+  }
+  SSM_HOST_DEVICE static constexpr int block_bytes(int dt_rank) {
+    return static_cast<int>(sizeof(Parts) + sizeof(T) * kScanRowsChannels * pitch_of(dt_rank));
   }
 
-  __device__ ScanRowsProjection(const ScanStepParams<T, H>& p, Shared* shared, index_t channel0,
-                                index_t row0)
-      : p_(p), shared_(*shared), channel0_(channel0), row0_(row0) {
-    low_ = reinterpret_cast<T*>(shared + 1);
-    weight_ = low_ + kScanRowsRows * pitch_of(p.dt_rank);
+  __device__ ScanRowsProjection(const ScanStepParams<T, H>& p, unsigned char* shared)
+      : p_(p),
+        parts_(*reinterpret_cast<Parts*>(shared)),
+        weight_(reinterpret_cast<T*>(shared + sizeof(Parts))) {}
+  // Asks for the weight of a block's channels.
+  __device__ void fetch_weight(index_t channel0) {
+    copy_rows<kScanRowsChannels>(p_.dt_weight, p_.dt_weight_stride[0], channel0, p_.channels,
+                                 weight_);
   }
-  // Asks for the weight, before the kernel before has ended.
-  __device__ void fetch_weight() {
-    copy_rows(p_.dt_weight, p_.dt_weight_stride[0], channel0_, p_.channels, kScanRowsChannels,
-              weight_);
-  }
-  __device__ void fetch() {
-    copy_rows(p_.dt, p_.dt_stride[0], row0_, p_.sequences, kScanRowsRows, low_);
+  __device__ void fetch(T* tile, index_t, index_t row0) {
+    copy_rows<kScanRowsRows>(p_.dt, p_.dt_stride[0], row0, p_.sequences, tile);
   }
   // Of what has been copied by every thread. Ends in a barrier, after which at() may be asked.
-  __device__ void multiply() {
+  // Which elements of the rank a lane's 16 bytes stand for in two tiles does not matter, as long as
+  // it is the same in both factors.
+  __device__ void multiply(const T* tile) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int pitch = pitch_of(p_.dt_rank);
-    const int steps = (p_.dt_rank + 15) / 16;
-    const int tile = warp % kTiles;
+    const int runs = (p_.dt_rank + kRun - 1) / kRun;
+    const int channels = warp % kTiles * 8;
     const int half = warp / kTiles;
-    const int end = half == 0 ? (steps + 1) / 2 : steps;
-    const T* const low = low_ + lane / 4 * pitch + lane % 4 * 2;
-    const T* const weight = weight_ + (tile * 8 + lane / 4) * pitch + lane % 4 * 2;
+    const int end = half == 0 ? (runs + 1) / 2 : runs;
+    const int at = lane / 4 * pitch + lane % 4 * 8;
     float sums[4] = {};
-    for (int i = half == 0 ? 0 : (steps + 1) / 2; i < end; ++i) {
-      const auto pair = [&](const T* from) { return *reinterpret_cast<const unsigned*>(from); };
-      const unsigned rows[4] = {pair(low + i * 16), pair(low + i * 16 + 8 * pitch),
-                                pair(low + i * 16 + 8), pair(low + i * 16 + 8 * pitch + 8)};
-      const unsigned columns[2] = {pair(weight + i * 16), pair(weight + i * 16 + 8)};
-      multiply_tile<T>(sums, rows, columns);
+    for (int i = half == 0 ? 0 : (runs + 1) / 2; i < end; ++i) {
+      const auto sixteen = [&](const T* from) {
+        return *reinterpret_cast<const uint4*>(from + at + i * kRun);
+      };
+      const uint4 upper = sixteen(tile);
+      const uint4 lower = sixteen(tile + 8 * pitch);
+      const uint4 weight = sixteen(weight_ + channels * pitch);
+      multiply_tile<T>(sums, {upper.x, lower.x, upper.y, lower.y}, {weight.x, weight.y});
+      multiply_tile<T>(sums, {upper.z, lower.z, upper.w, lower.w}, {weight.z, weight.w});
     }
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      shared_.parts[half][lane / 4 + k / 2 * 8][tile * 8 + lane % 4 * 2 + k % 2] = sums[k];
+      parts_[half][lane / 4 + k / 2 * 8][channels + lane % 4 * 2 + k % 2] = sums[k];
     }
     __syncthreads();
   }
-  __device__ float at(int row, int channel) const {
-    return shared_.parts[0][row][channel] + shared_.parts[1][row][channel];
+  __device__ float at(const T*, int row, int channel) const {
+    return parts_[0][row][channel] + parts_[1][row][channel];
   }
 
  private:
+  using Parts = float[2][kScanRowsRows][kScanRowsChannels];
+  static constexpr int kRun = 32;  // of the rank, in two products of tiles
   static constexpr int kTiles = kScanRowsChannels / 8;
   static_assert(kScanRowsWarps == 2 * kTiles && kScanRowsRows == 16, "one tile a warp");
 
-  // Elements from row to row: the fragments of a matrix tile meet every bank once.
+  // Elements from row to row: eight lanes that read 16 bytes each meet every bank once.
   SSM_HOST_DEVICE static constexpr int pitch_of(int dt_rank) {
-    return (dt_rank + 15) / 16 * 16 + 8;
+    const int whole = (dt_rank + kRun - 1) / kRun * kRun;
+    return whole % 64 == 0 ? whole + 32 : whole;
   }
-  // `count` rows from `first` on of a matrix of `rows` rows and dt_rank columns, sixteen threads to
+  // kCount rows from `first` on of a matrix of `rows` rows and dt_rank columns, sixteen threads to
   // a row; zero beyond it.
-  __device__ void copy_rows(const T* from, index_t stride, index_t first, index_t rows, int count,
-                            T* to) {
+  template <int kCount>
+  __device__ void copy_rows(const T* from, index_t stride, index_t first, index_t rows, T* to) {
+    constexpr int kTogether = kScanRowsThreads / 16;
     const int r = static_cast<int>(threadIdx.x) % 16 * 8;
     const int pitch = pitch_of(p_.dt_rank);
-    for (int row = static_cast<int>(threadIdx.x) / 16; row < count; row += kScanRowsThreads / 16) {
+    const int whole = (p_.dt_rank + kRun - 1) / kRun * kRun;
+#pragma unroll
+    for (int i = 0; i < kCount; i += kTogether) {
+      const int row = i + static_cast<int>(threadIdx.x) / 16;
       const bool exists = first + row < rows;
       const T* const row_from = exists ? from + (first + row) * stride : from;
 #pragma unroll
       for (int k = 0; k < kScanRowsRank; k += 16 * 8) {
-        if (r + k >= pitch - 8) continue;
+        if (r + k >= whole) continue;
         const bool inside = exists && r + k < p_.dt_rank;
         async_copy_16(to + row * pitch + r + k, inside ? row_from + r + k : from, inside ? 16 : 0);
       }
@@ -156,141 +168,215 @@ class ScanRowsProjection {
   }
 
   const ScanStepParams<T, H>& p_;
-  Shared& shared_;
-  index_t channel0_, row0_;
-  T* low_;
+  Parts& parts_;
   T* weight_;
 };
 
-// Lane l has the states [4 (l / 8), + 4) of the channels [4 (l % 8), + 4), and the rest of channel
-// 4 (l % 8) + l / 8: its step size, input and output.
+// Which of the tiles, those of the same channels one after another.
+struct ScanRowsPlace {
+  unsigned slice, tile;  // of the channels; of the rows
+  unsigned tiles;        // of a slice
+
+  __device__ index_t channel0() const { return static_cast<index_t>(slice) * kScanRowsChannels; }
+  __device__ index_t row0() const { return static_cast<index_t>(tile) * kScanRowsRows; }
+  __device__ ScanRowsPlace after() const {
+    return tile + 1 < tiles ? ScanRowsPlace{slice, tile + 1, tiles}
+                            : ScanRowsPlace{slice + 1, 0, tiles};
+  }
+};
+
+// A thread's part in the copies of a tile.
+template <class T, class H>
+struct ScanRowsCopies {
+  const ScanStepParams<T, H>& p;
+  int lane, warp;
+
+  // The states of the thread's rows, -1: none.
+  __device__ void find(const ScanRowsPlace& place, index_t (&slot)[kScanRowsEach]) const {
+#pragma unroll
+    for (int j = 0; j < kScanRowsEach; ++j) {
+      slot[j] = place.row0() + warp + j * kScanRowsWarps;
+      if (slot[j] >= p.sequences || place.channel0() + lane % 8 * 4 >= p.channels) {
+        slot[j] = -1;
+      } else if (p.slots != nullptr) {
+        slot[j] = p.slots[slot[j] * p.slots_stride];
+      }
+    }
+  }
+  __device__ void states(const ScanRowsPlace& place, const index_t (&slot)[kScanRowsEach],
+                         ScanRowsTile<T, H>* to) const {
+    const H* const first = p.h0 + lane / 8 * 4 * p.h0_stride[2] + place.channel0() + lane % 8 * 4;
+#pragma unroll
+    for (int j = 0; j < kScanRowsEach; ++j) {
+      if (slot[j] < 0) continue;
+      const H* from = first + slot[j] * p.h0_stride[0];
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        async_copy<4 * sizeof(H)>(&to->states[j][n][warp * 32 + lane], from);
+        from += p.h0_stride[2];
+      }
+    }
+  }
+  __device__ void inputs(const ScanRowsPlace& place, ScanRowsTile<T, H>* to) const {
+    const int thread = warp * 32 + lane;
+    const index_t row0 = place.row0();
+    if (thread < kScanRowsThreads / 2) {
+      const int row = thread / 8;
+      const int d = thread % 8 * 4;
+      const index_t channel = place.channel0() + d;
+      if (row0 + row < p.sequences && channel < p.channels) {
+        async_copy<4 * sizeof(T)>(&to->x[row][d], p.x + (row0 + row) * p.x_stride[0] + channel);
+        if (p.z != nullptr) {
+          async_copy<4 * sizeof(T)>(&to->z[row][d], p.z + (row0 + row) * p.z_stride[0] + channel);
+        }
+      }
+    } else {
+      const int row = thread / 4 % kScanRowsRows;
+      const int n = thread % 4;
+      if (row0 + row < p.sequences) {
+        const bool is_B = thread / 64 == 2;
+        const T* const from =
+            is_B ? p.B + (row0 + row) * p.B_stride[0] : p.C + (row0 + row) * p.C_stride[0];
+        async_copy<4 * sizeof(T)>(is_B ? &to->B[row][n] : &to->C[row][n], from + n * 4);
+      }
+    }
+  }
+};
+
+// A block computes a run of tiles. Lane l has the states [4 (l / 8), + 4) of the channels
+// [4 (l % 8), + 4), and the rest of channel 4 (l % 8) + l / 8: its step size, input and output.
 template <class T, class H, class StepSizes>
 __global__ void __launch_bounds__(kScanRowsThreads, kScanRowsBlocks)
     scan_step_rows_kernel(const ScanStepParams<T, H> p) {
-  using Shared = ScanRowsShared<T, H>;
+  using Tile = ScanRowsTile<T, H>;
   extern __shared__ float4 scan_rows_memory[];
-  Shared& shared = *reinterpret_cast<Shared*>(scan_rows_memory);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32;
-  const int warp = thread / 32;
+  Tile* const tiles = reinterpret_cast<Tile*>(scan_rows_memory);
+  auto* const step_size_memory = reinterpret_cast<unsigned char*>(tiles + 2);
+  const int tile_bytes = StepSizes::tile_bytes(p.dt_rank);
+  const auto step_size_tile = [&](unsigned i) {
+    return reinterpret_cast<T*>(step_size_memory + static_cast<int>(i) * tile_bytes);
+  };
+  StepSizes step_sizes(p, step_size_memory + 2 * tile_bytes);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int part = lane / 8;
-  const index_t channel0 = static_cast<index_t>(blockIdx.x % p.channel_blocks) * kScanRowsChannels;
-  const index_t row0 = static_cast<index_t>(blockIdx.x / p.channel_blocks) * kScanRowsRows;
-  const index_t four = channel0 + lane % 8 * 4;
   const int own_in_block = lane % 8 * 4 + part;
-  const index_t own = channel0 + own_in_block;
-  const bool channel = four < p.channels;  // a multiple of four
+  const ScanRowsCopies<T, H> copies{p, lane, warp};
 
-  StepSizes step_sizes(p, reinterpret_cast<typename StepSizes::Shared*>(&shared + 1), channel0,
-                       row0);
-  step_sizes.fetch_weight();
-  float a[4][4];
-  float bias = 0.0f;
-  float skip = 0.0f;
+  const unsigned tiles_of_slice =
+      static_cast<unsigned>((p.sequences + kScanRowsRows - 1) / kScanRowsRows);
+  const index_t count = static_cast<index_t>(p.channel_blocks) * tiles_of_slice;
+  const auto begin = static_cast<unsigned>(count * blockIdx.x / gridDim.x);
+  const auto end = static_cast<unsigned>(count * (blockIdx.x + 1) / gridDim.x);
+  ScanRowsPlace place{begin / tiles_of_slice, begin % tiles_of_slice, tiles_of_slice};
+
+  float4 a[4];
+  float bias, skip;
+  const auto load_constants = [&](index_t channel0) {
+    const index_t four = channel0 + lane % 8 * 4;
+    const index_t own = channel0 + own_in_block;
+    const bool channel = four < p.channels;  // a multiple of four
 #pragma unroll
-  for (int n = 0; n < 4; ++n) {
-    float4 v = {};
-    if (channel) {
-      v = *reinterpret_cast<const float4*>(p.A + (part * 4 + n) * p.A_stride[1] + four);
+    for (int n = 0; n < 4; ++n) {
+      a[n] = {};
+      if (channel) {
+        a[n] = *reinterpret_cast<const float4*>(p.A + (part * 4 + n) * p.A_stride[1] + four);
+      }
     }
-    a[n][0] = v.x * kLog2e;
-    a[n][1] = v.y * kLog2e;
-    a[n][2] = v.z * kLog2e;
-    a[n][3] = v.w * kLog2e;
+    bias = channel && p.dt_bias != nullptr ? p.dt_bias[own * p.dt_bias_stride] : 0.0f;
+    skip = channel && p.D != nullptr ? p.D[own * p.D_stride] : 0.0f;
+  };
+  index_t slot[kScanRowsEach];
+  step_sizes.fetch_weight(place.channel0());
+  load_constants(place.channel0());
+  if (p.states_settled) {
+    copies.find(place, slot);
+    copies.states(place, slot, tiles);
   }
-  if (channel && p.dt_bias != nullptr) bias = p.dt_bias[own * p.dt_bias_stride];
-  if (channel && p.D != nullptr) skip = p.D[own * p.D_stride];
   wait_for_kernel_before();
   allow_kernel_after();
+  if (!p.states_settled) {
+    copies.find(place, slot);
+    copies.states(place, slot, tiles);
+  }
+  copies.inputs(place, tiles);
+  step_sizes.fetch(step_size_tile(0), place.channel0(), place.row0());
+  async_commit();
 
-  step_sizes.fetch();
-  if (thread < kScanRowsThreads / 2) {
-    const int row = thread / 8;
-    const int d = thread % 8 * 4;
-    if (row0 + row < p.sequences && channel0 + d < p.channels) {
-      async_copy<4 * sizeof(T)>(&shared.x[row][d],
-                                p.x + (row0 + row) * p.x_stride[0] + channel0 + d);
-      if (p.z != nullptr) {
-        async_copy<4 * sizeof(T)>(&shared.z[row][d],
-                                  p.z + (row0 + row) * p.z_stride[0] + channel0 + d);
+  for (unsigned i = 0; i < end - begin; ++i) {
+    const bool last = i + 1 == end - begin;
+    const ScanRowsPlace next = place.after();
+    index_t next_slot[kScanRowsEach] = {};
+    if (!last) copies.find(next, next_slot);
+    async_wait_all();
+    __syncthreads();
+    if (!last) {
+      copies.states(next, next_slot, &tiles[(i + 1) % 2]);
+      copies.inputs(next, &tiles[(i + 1) % 2]);
+      step_sizes.fetch(step_size_tile((i + 1) % 2), next.channel0(), next.row0());
+    }
+    async_commit();
+    const Tile& tile = tiles[i % 2];
+    const T* const step_sizes_of_tile = step_size_tile(i % 2);
+    step_sizes.multiply(step_sizes_of_tile);
+    const bool other_channels = !last && next.slice != place.slice;
+    if (other_channels) {
+      step_sizes.fetch_weight(next.channel0());
+      async_commit();
+    }
+#pragma unroll
+    for (int j = 0; j < kScanRowsEach; ++j) {
+      const int row = warp + j * kScanRowsWarps;
+      const float x = load_float(tile.x[row][own_in_block]);
+      float delta = bias + step_sizes.at(step_sizes_of_tile, row, own_in_block);
+      if (p.delta_softplus) delta = softplus_fast(delta);
+      const float input = delta * x;
+      float deltas[4], inputs[4];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        deltas[c] = kLog2e * __shfl_sync(0xffffffffu, delta, lane % 8 + 8 * c);
+        inputs[c] = __shfl_sync(0xffffffffu, input, lane % 8 + 8 * c);
       }
-    }
-  } else {
-    const int row = thread / 4 % kScanRowsRows;
-    const int n = thread % 4;
-    if (row0 + row < p.sequences) {
-      const bool is_B = thread / 64 == 2;
-      const T* const from =
-          is_B ? p.B + (row0 + row) * p.B_stride[0] : p.C + (row0 + row) * p.C_stride[0];
-      async_copy<4 * sizeof(T)>(is_B ? &shared.B[row][n] : &shared.C[row][n], from + n * 4);
-    }
-  }
-  async_commit();
-  index_t slot[kScanRowsEach];  // -1: none
+      H* after = p.h_last + slot[j] * p.h_last_stride[0] + part * 4 * p.h_last_stride[2] +
+                 place.channel0() + lane % 8 * 4;
+      const auto B = Elements<T, 4>::load(tile.B[row][part].v);
+      const auto C = Elements<T, 4>::load(tile.C[row][part].v);
+      float y[4] = {};
 #pragma unroll
-  for (int j = 0; j < kScanRowsEach; ++j) {
-    slot[j] = row0 + warp + j * kScanRowsWarps;
-    if (slot[j] >= p.sequences || !channel) {
-      slot[j] = -1;
-    } else if (p.slots != nullptr) {
-      slot[j] = p.slots[slot[j] * p.slots_stride];
-    }
-    if (slot[j] < 0) continue;
-    const H* from = p.h0 + slot[j] * p.h0_stride[0] + part * 4 * p.h0_stride[2] + four;
+      for (int n = 0; n < 4; ++n) {
+        auto to = Elements<H, 4>::load(tile.states[j][n][threadIdx.x].v);
+        const float a_of[4] = {a[n].x, a[n].y, a[n].z, a[n].w};
+        float h[4];
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
-      async_copy<4 * sizeof(H)>(&shared.states[j][n][thread], from);
-      from += p.h0_stride[2];
-    }
-  }
-  async_commit();
-  async_wait<1>();  // all but the states
-  __syncthreads();
-  step_sizes.multiply();
-  async_wait_all();
-#pragma unroll
-  for (int j = 0; j < kScanRowsEach; ++j) {
-    const int row = warp + j * kScanRowsWarps;
-    const float x = load_float(shared.x[row][own_in_block]);
-    float delta = bias + step_sizes.at(row, own_in_block);
-    if (p.delta_softplus) delta = softplus_fast(delta);
-    const float input = delta * x;
-    float deltas[4], inputs[4];
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      deltas[c] = __shfl_sync(0xffffffffu, delta, lane % 8 + 8 * c);
-      inputs[c] = __shfl_sync(0xffffffffu, input, lane % 8 + 8 * c);
-    }
-    H* after = p.h_last + slot[j] * p.h_last_stride[0] + part * 4 * p.h_last_stride[2] + four;
-    const Elements<T, 4> B = shared.B[row][part];
-    const Elements<T, 4> C = shared.C[row][part];
-    float y[4] = {};
-#pragma unroll
-    for (int n = 0; n < 4; ++n) {
-      Elements<H, 4> to = shared.states[j][n][thread];
-#pragma unroll
-      for (int d = 0; d < 4; ++d) {
-        const float h = fmaf(exp2_fast(deltas[d] * a[n][d]), to[d], inputs[d] * B[n]);
-        y[d] = fmaf(C[n], h, y[d]);
-        to.set(d, h);
+        for (int d = 0; d < 4; ++d) {
+          h[d] = fmaf(exp2_fast(deltas[d] * a_of[d]), to[d], inputs[d] * B[n]);
+          y[d] = fmaf(C[n], h[d], y[d]);
+        }
+        to.set_pair(0, h[0], h[1]);
+        to.set_pair(2, h[2], h[3]);
+        if (slot[j] >= 0) to.store_at_once(after);
+        after += p.h_last_stride[2];
       }
-      if (slot[j] >= 0) to.store(after);
-      after += p.h_last_stride[2];
-    }
-    // Over the parts; each keeps the sum of its own channel.
+      // Over the parts; each keeps the sum of its own channel.
 #pragma unroll
-    for (int half = 2; half >= 1; half /= 2) {
+      for (int half = 2; half >= 1; half /= 2) {
 #pragma unroll
-      for (int c = 0; c < half; ++c) {
-        const bool upper = (part & half) != 0;
-        const float other = upper ? y[c] : y[c + half];
-        y[c] = (upper ? y[c + half] : y[c]) + __shfl_xor_sync(0xffffffffu, other, 8 * half);
+        for (int c = 0; c < half; ++c) {
+          const bool upper = (part & half) != 0;
+          const float other = upper ? y[c] : y[c + half];
+          y[c] = (upper ? y[c + half] : y[c]) + __shfl_xor_sync(0xffffffffu, other, 8 * half);
+        }
       }
+      if (slot[j] < 0) continue;
+      float out = fmaf(skip, x, y[0]);
+      if (p.z != nullptr) out *= silu_fast(load_float(tile.z[row][own_in_block]));
+      p.y[(place.row0() + row) * p.y_stride[0] +
+          (place.channel0() + own_in_block) * p.y_stride[2]] = store_as<T>(out);
     }
-    if (slot[j] < 0) continue;
-    float out = fmaf(skip, x, y[0]);
-    if (p.z != nullptr) out *= silu_fast(load_float(shared.z[row][own_in_block]));
-    p.y[(row0 + row) * p.y_stride[0] + own * p.y_stride[2]] = store_as<T>(out);
+    if (other_channels) load_constants(next.channel0());
+    place = next;
+#pragma unroll
+    for (int j = 0; j < kScanRowsEach; ++j) slot[j] = next_slot[j];
   }
 }
 
@@ -335,33 +421,32 @@ bool scan_rows_takes(const ScanStepParams<T, H>& p) noexcept {
 // Of what scan_rows_takes has approved.
 template <class T, class H>
 Status launch_scan_rows(const char* operation, const Cuda& cuda, ScanStepParams<T, H> p) {
-  const index_t channel_blocks = (p.channels + kScanRowsChannels - 1) / kScanRowsChannels;
-  const index_t row_blocks = (p.sequences + kScanRowsRows - 1) / kScanRowsRows;
-  const index_t blocks = saturating_mul(channel_blocks, row_blocks);
-  const Status status = check_grid(operation, blocks);
-  if (!status || blocks == 0) return status;
-  p.channel_blocks = static_cast<unsigned>(channel_blocks);
-  const auto run = [&](auto kernel, std::size_t more_bytes) {
-    const std::size_t bytes = sizeof(ScanRowsShared<T, H>) + more_bytes;
-    cudaError_t error = cudaSuccess;
-    if (bytes > 48 * 1024) {
-      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(bytes));
-    }
+  const index_t slices = (p.channels + kScanRowsChannels - 1) / kScanRowsChannels;
+  const index_t tiles = saturating_mul(slices, (p.sequences + kScanRowsRows - 1) / kScanRowsRows);
+  const Status status = check_grid(operation, tiles);
+  if (!status || tiles == 0) return status;
+  p.channel_blocks = static_cast<unsigned>(slices);
+  const auto run = [&](auto kernel, int tile_bytes, int block_bytes) {
+    const int bytes = 2 * (static_cast<int>(sizeof(ScanRowsTile<T, H>)) + tile_bytes) + block_bytes;
+    const index_t most = kScanRowsBlocks * device_attribute(cudaDevAttrMultiProcessorCount);
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error == cudaSuccess) {
-      error = launch_dependent(cuda, kernel, blocks, kScanRowsThreads, bytes, p);
+      error = launch_dependent(cuda, kernel, std::min(tiles, most), kScanRowsThreads,
+                               static_cast<std::size_t>(bytes), p);
     }
     return cuda_status(operation, error);
   };
   if constexpr (!std::is_same<T, float>::value) {
     if (p.dt_weight != nullptr) {
       using Projection = ScanRowsProjection<T, H>;
-      return run(scan_step_rows_kernel<T, H, Projection>,
-                 sizeof(typename Projection::Shared) + Projection::more_bytes(p.dt_rank));
+      return run(scan_step_rows_kernel<T, H, Projection>, Projection::tile_bytes(p.dt_rank),
+                 Projection::block_bytes(p.dt_rank));
     }
   }
   using GivenDt = ScanRowsGivenDt<T, H>;
-  return run(scan_step_rows_kernel<T, H, GivenDt>, sizeof(typename GivenDt::Shared));
+  return run(scan_step_rows_kernel<T, H, GivenDt>, GivenDt::tile_bytes(p.dt_rank),
+             GivenDt::block_bytes(p.dt_rank));
 }
 
 }  // namespace detail
