@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "ssm/cuda/detail/async_copy.cuh"
 #include "ssm/cuda/detail/conv_step.cuh"
 #include "ssm/cuda/detail/dependent_launch.cuh"
 #include "ssm/cuda/detail/elements.cuh"
@@ -40,79 +41,86 @@ struct ConvXProjParams {
   View<float, 3> parts;     // (slices, batch, outputs)
 };
 
-// A warp's products: the block's x with kConvXProjTiles tiles of outputs, the tiles
-// kConvXProjWarps apart.
+constexpr int kConvXProjOutputs = 8 * kConvXProjTiles * kConvXProjWarps;  // of a block at a time
+
 template <class T, int kRows>
-class ConvXProjProduct {
- public:
-  // Asks for the slice of the weight from channel0 on, of the warp's tiles from `tile` on.
-  __device__ ConvXProjProduct(const View<const T, 2>& weight, index_t channel0, int tile)
-      : output0_(tile * 8) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int i = 0; i < kConvXProjTiles; ++i) {
-      const int output = output0_ + i * kApart + lane / 4;
-#pragma unroll
-      for (int k = 0; k < kRuns; ++k) {
-        const index_t d = channel0 + k * kConvXProjRun + lane % 4 * 8;
-        weight_[i][k] = {};
-        if (output < weight.extent(0) && d < weight.extent(1)) {
-          weight_[i][k] = Pack<T>::load(weight.data() + output * weight.stride(0) + d);
-        }
-      }
-    }
-  }
-  // A lane's 16 bytes are its elements of two tiles: channels [8 t, 8 t + 8) of a run stand for
-  // [2 t, 2 t + 2) and [2 t + 8, 2 t + 10) of the one and then of the other, in x and weight alike.
-  __device__ void multiply(const T (&x)[kRows][kConvXProjPitch]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int k = 0; k < kRuns; ++k) {
-#pragma unroll
-      for (int m = 0; m < kRows / 16; ++m) {
-        const T* const from = &x[m * 16 + lane / 4][k * kConvXProjRun + lane % 4 * 8];
-        const uint4 upper = Pack<T>::load_changing(from).bits;
-        const uint4 lower = Pack<T>::load_changing(from + 8 * kConvXProjPitch).bits;
-#pragma unroll
-        for (int i = 0; i < kConvXProjTiles; ++i) {
-          const uint4 w = weight_[i][k].bits;
-          multiply_tile<T>(sums_[m][i], {upper.x, lower.x, upper.y, lower.y}, {w.x, w.y});
-          multiply_tile<T>(sums_[m][i], {upper.z, lower.z, upper.w, lower.w}, {w.z, w.w});
-        }
-      }
-    }
-  }
-  // To the part (rows, outputs) of the rows from row0 on.
-  __device__ void store(const View<float, 2>& part, index_t row0) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int i = 0; i < kConvXProjTiles; ++i) {
-      const int output = output0_ + i * kApart + lane % 4 * 2;
-      if (output >= part.extent(1)) continue;
-#pragma unroll
-      for (int r = 0; r < kRows / 8; ++r) {
-        const index_t row = row0 + r * 8 + lane / 4;
-        if (row >= part.extent(0)) continue;
-        const float* const sums = &sums_[r / 2][i][r % 2 * 2];
-        *reinterpret_cast<float2*>(&part(row, output)) = make_float2(sums[0], sums[1]);
-      }
-    }
-  }
-
- private:
-  static constexpr int kRuns = kConvXProjSlice / kConvXProjRun;
-  static constexpr int kApart = 8 * kConvXProjWarps;
-
-  int output0_;
-  Pack<T> weight_[kConvXProjTiles][kRuns];
-  float sums_[kRows / 16][kConvXProjTiles][4] = {};
+struct ConvXProjShared {
+  T x[kRows][kConvXProjPitch];
+  T weight[kConvXProjOutputs][kConvXProjPitch];
 };
+
+// Asks for the weight of a slice, from the channel and output given on; zero beyond it.
+template <class T>
+__device__ void conv_x_proj_fetch(const View<const T, 2>& weight, index_t channel0, int output0,
+                                  T (&to)[kConvXProjOutputs][kConvXProjPitch]) {
+  constexpr int kPacks = kConvXProjSlice / 8;
+  const int k = static_cast<int>(threadIdx.x) % kPacks * 8;
+  const T* const from = weight.data() + channel0 + k;
+#pragma unroll
+  for (int i = 0; i < kConvXProjOutputs; i += kConvXProjThreads / kPacks) {
+    const int row = i + static_cast<int>(threadIdx.x) / kPacks;
+    const int output = output0 + row;
+    const bool inside = output < weight.extent(0) && channel0 + k < weight.extent(1);
+    async_copy_16(&to[row][k], inside ? from + output * weight.stride(0) : weight.data(),
+                  inside ? 16 : 0);
+  }
+  async_commit();
+}
+
+// The product of the block's x with that weight, to the part (rows, outputs) of its slice. A warp
+// has kConvXProjTiles tiles of eight outputs each.
+//
+// A lane's 16 bytes are its elements of two tiles: channels [8 t, 8 t + 8) of a run stand for
+// [2 t, 2 t + 2) and [2 t + 8, 2 t + 10) of the one and then of the other, in x and weight alike.
+template <class T, int kRows>
+__device__ void conv_x_proj_multiply(const ConvXProjShared<T, kRows>& shared, int output0,
+                                     index_t row0, const View<float, 2>& part) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  float sums[kRows / 16][kConvXProjTiles][4] = {};
+#pragma unroll
+  for (int k = 0; k < kConvXProjSlice; k += kConvXProjRun) {
+    const auto sixteen = [&](const T* row) {
+      return *reinterpret_cast<const uint4*>(row + k + lane % 4 * 8);
+    };
+    uint4 weight[kConvXProjTiles];
+#pragma unroll
+    for (int i = 0; i < kConvXProjTiles; ++i) {
+      weight[i] = sixteen(shared.weight[(i * kConvXProjWarps + warp) * 8 + lane / 4]);
+    }
+#pragma unroll
+    for (int m = 0; m < kRows / 16; ++m) {
+      const uint4 upper = sixteen(shared.x[m * 16 + lane / 4]);
+      const uint4 lower = sixteen(shared.x[m * 16 + 8 + lane / 4]);
+#pragma unroll
+      for (int i = 0; i < kConvXProjTiles; ++i) {
+        const uint4 w = weight[i];
+        multiply_tile<T>(sums[m][i], {upper.x, lower.x, upper.y, lower.y}, {w.x, w.y});
+        multiply_tile<T>(sums[m][i], {upper.z, lower.z, upper.w, lower.w}, {w.z, w.w});
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kConvXProjTiles; ++i) {
+    const int output = output0 + (i * kConvXProjWarps + warp) * 8 + lane % 4 * 2;
+    if (output >= part.extent(1)) continue;
+#pragma unroll
+    for (int r = 0; r < kRows / 8; ++r) {
+      const index_t row = row0 + r * 8 + lane / 4;
+      if (row >= part.extent(0)) continue;
+      const float* const pair = &sums[r / 2][i][r % 2 * 2];
+      *reinterpret_cast<float2*>(&part(row, output)) = make_float2(pair[0], pair[1]);
+    }
+  }
+}
 
 // kRows rows of a block, a multiple of 16.
 template <class T, class H, int kRows>
-__global__ void __launch_bounds__(kConvXProjThreads)
+__global__ void __launch_bounds__(kConvXProjThreads, 2)
     conv_x_proj_kernel(const ConvXProjParams<T, H> p) {
-  __shared__ alignas(16) T x[kRows][kConvXProjPitch];
+  using Shared = ConvXProjShared<T, kRows>;
+  extern __shared__ float4 conv_x_proj_memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(conv_x_proj_memory);
   constexpr int kEach = kRows / kConvXProjWarps;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -120,8 +128,7 @@ __global__ void __launch_bounds__(kConvXProjThreads)
   const index_t slice = blockIdx.x % slices;
   const index_t channel0 = slice * kConvXProjSlice;
   const index_t row0 = static_cast<index_t>(blockIdx.x / slices) * kRows;
-  using Product = ConvXProjProduct<T, kRows>;
-  Product product(p.weight, channel0, warp);
+  conv_x_proj_fetch(p.weight, channel0, 0, shared.weight);
   const index_t d = channel0 + lane * 4;
   const bool channel = d < p.x.extent(1);  // a multiple of eight
   const ConvFours<T, H> fours(p.conv, channel ? d : 0);
@@ -130,32 +137,39 @@ __global__ void __launch_bounds__(kConvXProjThreads)
   allow_kernel_after();
 
   index_t slots[kEach];
-  typename ConvFours<T, H>::Row rows[kEach];
 #pragma unroll
   for (int r = 0; r < kEach; ++r) {
     const index_t b = row0 + r * kConvXProjWarps + warp;
     slots[r] = -1;
     if (!channel || b >= p.x.extent(0)) continue;
     slots[r] = p.conv.slots.data() == nullptr ? b : p.conv.slots(b);
-    if (slots[r] < 0) continue;
-    rows[r] = fours.fetch(p.conv, slots[r], p.x.data() + b * p.x.stride(0) + d);
+  }
+  typename ConvFours<T, H>::Row rows[kEach];
+#pragma unroll
+  for (int r = 0; r < kEach; ++r) {
+    const index_t b = row0 + r * kConvXProjWarps + warp;
+    if (slots[r] >= 0) {
+      rows[r] = fours.fetch(p.conv, slots[r], p.x.data() + b * p.x.stride(0) + d);
+    }
   }
 #pragma unroll
   for (int r = 0; r < kEach; ++r) {
     const int row = r * kConvXProjWarps + warp;
     Elements<T, 4> y = {};
     if (slots[r] >= 0) y = fours.put(p.conv, row0 + row, slots[r], rows[r]);
-    y.store(&x[row][lane * 4]);
+    y.store(&shared.x[row][lane * 4]);
   }
+  async_wait_all();
   __syncthreads();
   const View<float, 2> part = p.parts.select(0, slice);
-  const int tiles = static_cast<int>((part.extent(1) + 7) / 8);
-  for (int tile = warp;;) {
-    product.multiply(x);
-    product.store(part, row0);
-    tile += kConvXProjTiles * kConvXProjWarps;
-    if (tile >= tiles) break;
-    product = Product(p.weight, channel0, tile);
+  for (int output0 = 0;;) {
+    conv_x_proj_multiply(shared, output0, row0, part);
+    output0 += kConvXProjOutputs;
+    if (output0 >= part.extent(1)) break;
+    __syncthreads();
+    conv_x_proj_fetch(p.weight, channel0, output0, shared.weight);
+    async_wait_all();
+    __syncthreads();
   }
 }
 
@@ -208,17 +222,29 @@ template <class T, class H>
 Status launch_conv_x_proj(const char* operation, const Cuda& cuda, const ConvXProjParams<T, H>& p,
                           const View<T, 2>& dt_BC) {
   constexpr index_t kManyRows = 64;
-  const bool many = p.x.extent(0) > kManyRows;
-  const index_t rows = many ? 32 : 16;
-  const index_t blocks = saturating_mul(p.parts.extent(0), (p.x.extent(0) + rows - 1) / rows);
-  const index_t sum_blocks = (dt_BC.size() + 4 * 32 - 1) / (4 * 32);
-  Status status = check_grid(operation, std::max(blocks, sum_blocks));
+  Status status;
+  const auto run = [&](auto kernel, index_t rows, std::size_t bytes) {
+    const index_t blocks = saturating_mul(p.parts.extent(0), (p.x.extent(0) + rows - 1) / rows);
+    status = check_grid(operation, blocks);
+    if (!status) return;
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             static_cast<int>(bytes));
+    if (error == cudaSuccess) {
+      error = launch_dependent(cuda, kernel, blocks, kConvXProjThreads, bytes, p);
+    }
+    status = cuda_status(operation, error);
+  };
+  if (p.x.extent(0) > kManyRows) {
+    run(conv_x_proj_kernel<T, H, 32>, 32, sizeof(ConvXProjShared<T, 32>));
+  } else {
+    run(conv_x_proj_kernel<T, H, 16>, 16, sizeof(ConvXProjShared<T, 16>));
+  }
   if (!status) return status;
-  const auto kernel = many ? conv_x_proj_kernel<T, H, 32> : conv_x_proj_kernel<T, H, 16>;
-  status = cuda_status(operation, launch_dependent(cuda, kernel, blocks, kConvXProjThreads, 0, p));
+  const index_t blocks = (dt_BC.size() + 4 * 32 - 1) / (4 * 32);
+  status = check_grid(operation, blocks);
   if (!status) return status;
   return cuda_status(operation,
-                     launch_dependent(cuda, sum_parts_kernel<T>, sum_blocks, kConvXProjThreads, 0,
+                     launch_dependent(cuda, sum_parts_kernel<T>, blocks, kConvXProjThreads, 0,
                                       View<const float, 3>(p.parts), dt_BC.data()));
 }
 
