@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "ssm/cuda/detail/async_copy.cuh"
@@ -59,13 +60,14 @@ class ScanRowsGivenDt {
   SSM_HOST_DEVICE static constexpr int block_bytes(int) { return 0; }
 
   __device__ ScanRowsGivenDt(const ScanStepParams<T, H>& p, unsigned char*) : p_(p) {}
-  __device__ void fetch_weight(index_t) {}
-  __device__ void fetch(T* tile, index_t channel0, index_t row0) {
+  __device__ void fetch_weight(int) {}
+  __device__ void fetch(T* tile, int channel0, int row0) {
     const int row = static_cast<int>(threadIdx.x) / 8;
     const int d = static_cast<int>(threadIdx.x) % 8 * 4;
     if (row >= kScanRowsRows || row0 + row >= p_.sequences || channel0 + d >= p_.channels) return;
-    async_copy<4 * sizeof(T)>(tile + row * kScanRowsChannels + d,
-                              p_.dt + (row0 + row) * p_.dt_stride[0] + channel0 + d);
+    async_copy<4 * sizeof(T)>(
+        tile + row * kScanRowsChannels + d,
+        p_.dt + (row0 + row) * static_cast<int>(p_.dt_stride[0]) + channel0 + d);
   }
   __device__ void multiply(const T*) {}
   __device__ float at(const T* tile, int row, int channel) const {
@@ -94,12 +96,12 @@ class ScanRowsProjection {
         parts_(*reinterpret_cast<Parts*>(shared)),
         weight_(reinterpret_cast<T*>(shared + sizeof(Parts))) {}
   // Asks for the weight of a block's channels.
-  __device__ void fetch_weight(index_t channel0) {
-    copy_rows<kScanRowsChannels>(p_.dt_weight, p_.dt_weight_stride[0], channel0, p_.channels,
-                                 weight_);
+  __device__ void fetch_weight(int channel0) {
+    copy_rows<kScanRowsChannels>(p_.dt_weight, p_.dt_weight_stride[0], channel0,
+                                 static_cast<int>(p_.channels), weight_);
   }
-  __device__ void fetch(T* tile, index_t, index_t row0) {
-    copy_rows<kScanRowsRows>(p_.dt, p_.dt_stride[0], row0, p_.sequences, tile);
+  __device__ void fetch(T* tile, int, int row0) {
+    copy_rows<kScanRowsRows>(p_.dt, p_.dt_stride[0], row0, static_cast<int>(p_.sequences), tile);
   }
   // Of what has been copied by every thread. Ends in a barrier, after which at() may be asked.
   // Which elements of the rank a lane's 16 bytes stand for in two tiles does not matter, as long as
@@ -148,7 +150,7 @@ class ScanRowsProjection {
   // kCount rows from `first` on of a matrix of `rows` rows and dt_rank columns, sixteen threads to
   // a row; zero beyond it.
   template <int kCount>
-  __device__ void copy_rows(const T* from, index_t stride, index_t first, index_t rows, T* to) {
+  __device__ void copy_rows(const T* from, index_t stride, int first, int rows, T* to) {
     constexpr int kTogether = kScanRowsThreads / 16;
     const int r = static_cast<int>(threadIdx.x) % 16 * 8;
     const int pitch = pitch_of(p_.dt_rank);
@@ -157,12 +159,12 @@ class ScanRowsProjection {
     for (int i = 0; i < kCount; i += kTogether) {
       const int row = i + static_cast<int>(threadIdx.x) / 16;
       const bool exists = first + row < rows;
-      const T* const row_from = exists ? from + (first + row) * stride : from;
+      const T* const row_from = from + (exists ? first + row : 0) * static_cast<int>(stride);
 #pragma unroll
       for (int k = 0; k < kScanRowsRank; k += 16 * 8) {
         if (r + k >= whole) continue;
         const bool inside = exists && r + k < p_.dt_rank;
-        async_copy_16(to + row * pitch + r + k, inside ? row_from + r + k : from, inside ? 16 : 0);
+        async_copy_16(to + row * pitch + r + k, row_from + (inside ? r + k : 0), inside ? 16 : 0);
       }
     }
   }
@@ -174,69 +176,75 @@ class ScanRowsProjection {
 
 // Which of the tiles, those of the same channels one after another.
 struct ScanRowsPlace {
-  unsigned slice, tile;  // of the channels; of the rows
-  unsigned tiles;        // of a slice
+  int slice, tile;  // of the channels; of the rows
+  int tiles;        // of a slice
 
-  __device__ index_t channel0() const { return static_cast<index_t>(slice) * kScanRowsChannels; }
-  __device__ index_t row0() const { return static_cast<index_t>(tile) * kScanRowsRows; }
+  __device__ int channel0() const { return slice * kScanRowsChannels; }
+  __device__ int row0() const { return tile * kScanRowsRows; }
   __device__ ScanRowsPlace after() const {
     return tile + 1 < tiles ? ScanRowsPlace{slice, tile + 1, tiles}
                             : ScanRowsPlace{slice + 1, 0, tiles};
   }
 };
 
-// A thread's part in the copies of a tile.
+// A thread's part in the copies of a tile. Offsets are of 32 bits where scan_rows_takes has seen to
+// it that they fit; so do the numbers of states, of which memory holds no more.
 template <class T, class H>
 struct ScanRowsCopies {
   const ScanStepParams<T, H>& p;
-  int lane, warp;
+  int lane, warp, rows, channels;
 
   // The states of the thread's rows, -1: none.
-  __device__ void find(const ScanRowsPlace& place, index_t (&slot)[kScanRowsEach]) const {
+  __device__ void find(const ScanRowsPlace& place, int (&slot)[kScanRowsEach]) const {
 #pragma unroll
     for (int j = 0; j < kScanRowsEach; ++j) {
       slot[j] = place.row0() + warp + j * kScanRowsWarps;
-      if (slot[j] >= p.sequences || place.channel0() + lane % 8 * 4 >= p.channels) {
+      if (slot[j] >= rows || place.channel0() + lane % 8 * 4 >= channels) {
         slot[j] = -1;
       } else if (p.slots != nullptr) {
-        slot[j] = p.slots[slot[j] * p.slots_stride];
+        slot[j] = static_cast<int>(p.slots[slot[j] * p.slots_stride]);
       }
     }
   }
-  __device__ void states(const ScanRowsPlace& place, const index_t (&slot)[kScanRowsEach],
+  // Where the lane's first four of them are.
+  __device__ index_t state(const ScanRowsPlace& place, int slot, const Extents<3>& stride) const {
+    return static_cast<index_t>(slot) * static_cast<int>(stride[0]) +
+           (lane / 8 * 4 * static_cast<int>(stride[2]) + place.channel0() + lane % 8 * 4);
+  }
+  __device__ void states(const ScanRowsPlace& place, const int (&slot)[kScanRowsEach],
                          ScanRowsTile<T, H>* to) const {
-    const H* const first = p.h0 + lane / 8 * 4 * p.h0_stride[2] + place.channel0() + lane % 8 * 4;
 #pragma unroll
     for (int j = 0; j < kScanRowsEach; ++j) {
       if (slot[j] < 0) continue;
-      const H* from = first + slot[j] * p.h0_stride[0];
+      const H* const from = p.h0 + state(place, slot[j], p.h0_stride);
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        async_copy<4 * sizeof(H)>(&to->states[j][n][warp * 32 + lane], from);
-        from += p.h0_stride[2];
+        async_copy<4 * sizeof(H)>(&to->states[j][n][warp * 32 + lane],
+                                  from + n * static_cast<int>(p.h0_stride[2]));
       }
     }
   }
   __device__ void inputs(const ScanRowsPlace& place, ScanRowsTile<T, H>* to) const {
     const int thread = warp * 32 + lane;
-    const index_t row0 = place.row0();
+    const auto row_of = [&](const T* data, const auto& stride, int row) {
+      return data + (place.row0() + row) * static_cast<int>(stride[0]);
+    };
     if (thread < kScanRowsThreads / 2) {
       const int row = thread / 8;
       const int d = thread % 8 * 4;
-      const index_t channel = place.channel0() + d;
-      if (row0 + row < p.sequences && channel < p.channels) {
-        async_copy<4 * sizeof(T)>(&to->x[row][d], p.x + (row0 + row) * p.x_stride[0] + channel);
+      const int channel = place.channel0() + d;
+      if (place.row0() + row < rows && channel < channels) {
+        async_copy<4 * sizeof(T)>(&to->x[row][d], row_of(p.x, p.x_stride, row) + channel);
         if (p.z != nullptr) {
-          async_copy<4 * sizeof(T)>(&to->z[row][d], p.z + (row0 + row) * p.z_stride[0] + channel);
+          async_copy<4 * sizeof(T)>(&to->z[row][d], row_of(p.z, p.z_stride, row) + channel);
         }
       }
     } else {
       const int row = thread / 4 % kScanRowsRows;
       const int n = thread % 4;
-      if (row0 + row < p.sequences) {
+      if (place.row0() + row < rows) {
         const bool is_B = thread / 64 == 2;
-        const T* const from =
-            is_B ? p.B + (row0 + row) * p.B_stride[0] : p.C + (row0 + row) * p.C_stride[0];
+        const T* const from = is_B ? row_of(p.B, p.B_stride, row) : row_of(p.C, p.C_stride, row);
         async_copy<4 * sizeof(T)>(is_B ? &to->B[row][n] : &to->C[row][n], from + n * 4);
       }
     }
@@ -253,28 +261,28 @@ __global__ void __launch_bounds__(kScanRowsThreads, kScanRowsBlocks)
   Tile* const tiles = reinterpret_cast<Tile*>(scan_rows_memory);
   auto* const step_size_memory = reinterpret_cast<unsigned char*>(tiles + 2);
   const int tile_bytes = StepSizes::tile_bytes(p.dt_rank);
-  const auto step_size_tile = [&](unsigned i) {
-    return reinterpret_cast<T*>(step_size_memory + static_cast<int>(i) * tile_bytes);
+  const auto step_size_tile = [&](int i) {
+    return reinterpret_cast<T*>(step_size_memory + i * tile_bytes);
   };
   StepSizes step_sizes(p, step_size_memory + 2 * tile_bytes);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int part = lane / 8;
   const int own_in_block = lane % 8 * 4 + part;
-  const ScanRowsCopies<T, H> copies{p, lane, warp};
+  const ScanRowsCopies<T, H> copies{p, lane, warp, static_cast<int>(p.sequences),
+                                    static_cast<int>(p.channels)};
 
-  const unsigned tiles_of_slice =
-      static_cast<unsigned>((p.sequences + kScanRowsRows - 1) / kScanRowsRows);
-  const index_t count = static_cast<index_t>(p.channel_blocks) * tiles_of_slice;
-  const auto begin = static_cast<unsigned>(count * blockIdx.x / gridDim.x);
-  const auto end = static_cast<unsigned>(count * (blockIdx.x + 1) / gridDim.x);
+  const int tiles_of_slice = (static_cast<int>(p.sequences) + kScanRowsRows - 1) / kScanRowsRows;
+  const index_t all = static_cast<index_t>(p.channel_blocks) * tiles_of_slice;
+  const int begin = static_cast<int>(all * blockIdx.x / gridDim.x);
+  const int count = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x) - begin;
   ScanRowsPlace place{begin / tiles_of_slice, begin % tiles_of_slice, tiles_of_slice};
 
   float4 a[4];
   float bias, skip;
-  const auto load_constants = [&](index_t channel0) {
-    const index_t four = channel0 + lane % 8 * 4;
-    const index_t own = channel0 + own_in_block;
+  const auto load_constants = [&](int channel0) {
+    const int four = channel0 + lane % 8 * 4;
+    const int own = channel0 + own_in_block;
     const bool channel = four < p.channels;  // a multiple of four
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
@@ -286,7 +294,7 @@ __global__ void __launch_bounds__(kScanRowsThreads, kScanRowsBlocks)
     bias = channel && p.dt_bias != nullptr ? p.dt_bias[own * p.dt_bias_stride] : 0.0f;
     skip = channel && p.D != nullptr ? p.D[own * p.D_stride] : 0.0f;
   };
-  index_t slot[kScanRowsEach];
+  int slot[kScanRowsEach];
   step_sizes.fetch_weight(place.channel0());
   load_constants(place.channel0());
   if (p.states_settled) {
@@ -303,10 +311,10 @@ __global__ void __launch_bounds__(kScanRowsThreads, kScanRowsBlocks)
   step_sizes.fetch(step_size_tile(0), place.channel0(), place.row0());
   async_commit();
 
-  for (unsigned i = 0; i < end - begin; ++i) {
-    const bool last = i + 1 == end - begin;
+  for (int i = 0; i < count; ++i) {
+    const bool last = i + 1 == count;
     const ScanRowsPlace next = place.after();
-    index_t next_slot[kScanRowsEach] = {};
+    int next_slot[kScanRowsEach] = {};
     if (!last) copies.find(next, next_slot);
     async_wait_all();
     __syncthreads();
@@ -324,38 +332,48 @@ __global__ void __launch_bounds__(kScanRowsThreads, kScanRowsBlocks)
       step_sizes.fetch_weight(next.channel0());
       async_commit();
     }
+    float x[kScanRowsEach], delta[kScanRowsEach];  // of the lane's own channel
 #pragma unroll
     for (int j = 0; j < kScanRowsEach; ++j) {
       const int row = warp + j * kScanRowsWarps;
-      const float x = load_float(tile.x[row][own_in_block]);
-      float delta = bias + step_sizes.at(step_sizes_of_tile, row, own_in_block);
-      if (p.delta_softplus) delta = softplus_fast(delta);
-      const float input = delta * x;
-      float deltas[4], inputs[4];
+      x[j] = load_float(tile.x[row][own_in_block]);
+      delta[j] = bias + step_sizes.at(step_sizes_of_tile, row, own_in_block);
+      if (p.delta_softplus) delta[j] = softplus_fast(delta[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kScanRowsEach; ++j) {
+      const int row = warp + j * kScanRowsWarps;
+      const float rate = kLog2e * delta[j];
+      const float input = delta[j] * x[j];
+      float rates[4], inputs[4];
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        deltas[c] = kLog2e * __shfl_sync(0xffffffffu, delta, lane % 8 + 8 * c);
+        rates[c] = __shfl_sync(0xffffffffu, rate, lane % 8 + 8 * c);
         inputs[c] = __shfl_sync(0xffffffffu, input, lane % 8 + 8 * c);
       }
-      H* after = p.h_last + slot[j] * p.h_last_stride[0] + part * 4 * p.h_last_stride[2] +
-                 place.channel0() + lane % 8 * 4;
       const auto B = Elements<T, 4>::load(tile.B[row][part].v);
       const auto C = Elements<T, 4>::load(tile.C[row][part].v);
       float y[4] = {};
+      Elements<H, 4> states[4];
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        auto to = Elements<H, 4>::load(tile.states[j][n][threadIdx.x].v);
+        states[n] = Elements<H, 4>::load(tile.states[j][n][threadIdx.x].v);
         const float a_of[4] = {a[n].x, a[n].y, a[n].z, a[n].w};
         float h[4];
 #pragma unroll
-        for (int d = 0; d < 4; ++d) {
-          h[d] = fmaf(exp2_fast(deltas[d] * a_of[d]), to[d], inputs[d] * B[n]);
-          y[d] = fmaf(C[n], h[d], y[d]);
+        for (int c = 0; c < 4; ++c) {
+          h[c] = fmaf(exp2_fast(rates[c] * a_of[c]), states[n][c], inputs[c] * B[n]);
+          y[c] = fmaf(C[n], h[c], y[c]);
         }
-        to.set_pair(0, h[0], h[1]);
-        to.set_pair(2, h[2], h[3]);
-        if (slot[j] >= 0) to.store_at_once(after);
-        after += p.h_last_stride[2];
+        states[n].set_pair(0, h[0], h[1]);
+        states[n].set_pair(2, h[2], h[3]);
+      }
+      if (slot[j] >= 0) {
+        H* const after = p.h_last + copies.state(place, slot[j], p.h_last_stride);
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          states[n].store_at_once(after + n * static_cast<int>(p.h_last_stride[2]));
+        }
       }
       // Over the parts; each keeps the sum of its own channel.
 #pragma unroll
@@ -368,10 +386,10 @@ __global__ void __launch_bounds__(kScanRowsThreads, kScanRowsBlocks)
         }
       }
       if (slot[j] < 0) continue;
-      float out = fmaf(skip, x, y[0]);
+      float out = fmaf(skip, x[j], y[0]);
       if (p.z != nullptr) out *= silu_fast(load_float(tile.z[row][own_in_block]));
-      p.y[(place.row0() + row) * p.y_stride[0] +
-          (place.channel0() + own_in_block) * p.y_stride[2]] = store_as<T>(out);
+      p.y[(place.row0() + row) * static_cast<int>(p.y_stride[0]) +
+          (place.channel0() + own_in_block) * static_cast<int>(p.y_stride[2])] = store_as<T>(out);
     }
     if (other_channels) load_constants(next.channel0());
     place = next;
@@ -410,7 +428,20 @@ bool scan_rows_takes(const ScanStepParams<T, H>& p) noexcept {
              compiled_for(scan_step_rows_kernel<T, H, ScanRowsProjection<T, H>>, 80);
     }
   };
-  return shape() && step_sizes() && fours(p.x, p.x_stride[0], p.x_stride[2]) &&
+  // Offsets of 32 bits.
+  const auto small = [](index_t count, index_t stride) {
+    const index_t most = std::numeric_limits<int>::max() / 2 / std::max(count, index_t{1});
+    return stride <= most && stride >= -most;
+  };
+  const auto offsets = [&] {
+    return small(p.sequences, p.x_stride[0]) && small(p.sequences, p.z_stride[0]) &&
+           small(p.sequences, p.B_stride[0]) && small(p.sequences, p.C_stride[0]) &&
+           small(p.sequences, p.dt_stride[0]) && small(p.sequences, p.y_stride[0]) &&
+           small(p.channels, p.y_stride[2]) && small(p.channels, p.dt_weight_stride[0]) &&
+           small(1, p.h0_stride[0]) && small(kScanRowsStates, p.h0_stride[2]) &&
+           small(1, p.h_last_stride[0]) && small(kScanRowsStates, p.h_last_stride[2]);
+  };
+  return shape() && offsets() && step_sizes() && fours(p.x, p.x_stride[0], p.x_stride[2]) &&
          (p.z == nullptr || fours(p.z, p.z_stride[0], p.z_stride[2])) &&
          fours(p.B, p.B_stride[0], p.B_stride[3]) && fours(p.C, p.C_stride[0], p.C_stride[3]) &&
          scan_rows_states(p.A, 0, p.A_stride[0], p.A_stride[1]) &&
