@@ -63,11 +63,11 @@ class Filler {
     static const std::vector<T> values = ssm_bench::uniform<T>(1 << 20, -0.05f, 0.05f, 1);
     static const std::vector<T> logs = ssm_bench::uniform<T>(1 << 20, 0.0f, 2.7f, 2);
     const std::vector<T>& from = rates ? logs : values;
-    for (index_t done = 0; done < v.size();) {
-      const index_t n = std::min(v.size() - done, static_cast<index_t>(from.size()));
-      check(cudaMemcpy(v.data() + done, from.data(), static_cast<std::size_t>(n) * sizeof(T),
-                       cudaMemcpyHostToDevice));
-      done += n;
+    const auto stretch = static_cast<index_t>(from.size());
+    for (index_t done = 0; done < v.size(); done += stretch) {
+      const T* const source = done == 0 ? from.data() : v.data();
+      const auto n = static_cast<std::size_t>(std::min(v.size() - done, stretch));
+      check(cudaMemcpy(v.data() + done, source, n * sizeof(T), cudaMemcpyDefault));
     }
   }
 };
@@ -95,6 +95,7 @@ void decode(benchmark::State& bench, const Shape& shape) {
     return ssm::LanguageModelParameters<ssm::bf16>::carve(config, host, arena);
   });
   weights.for_each(Filler());
+  check(cudaDeviceSynchronize());
   const auto prepared = Model::prepared_bytes(cuda, config);
   const ssm::OwnedWorkspace host(prepared.host);
   const Device<unsigned char> constants(static_cast<index_t>(prepared.data));
