@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <type_traits>
 
 #include "ssm/cuda/detail/async_copy.cuh"
@@ -33,6 +32,8 @@ constexpr int kConvXProjTiles = 3;  // of eight outputs, of a warp at a time
 // Elements from row to row of x: eight lanes that read 16 bytes each meet every bank once.
 constexpr int kConvXProjPitch = kConvXProjSlice + 32;
 
+constexpr int kConvXProjOutputs = 8 * kConvXProjTiles * kConvXProjWarps;  // of a block at a time
+
 template <class T, class H>
 struct ConvXProjParams {
   ConvStep<T, H> conv;      // of width 4
@@ -40,8 +41,6 @@ struct ConvXProjParams {
   View<const T, 2> weight;  // (outputs, channels)
   View<float, 3> parts;     // (slices, batch, outputs)
 };
-
-constexpr int kConvXProjOutputs = 8 * kConvXProjTiles * kConvXProjWarps;  // of a block at a time
 
 template <class T, int kRows>
 struct ConvXProjShared {

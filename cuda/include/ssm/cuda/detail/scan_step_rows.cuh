@@ -398,6 +398,13 @@ __global__ void __launch_bounds__(kScanRowsThreads, kScanRowsBlocks)
   }
 }
 
+// Of shared memory, for a block.
+template <class T, class H, class StepSizes>
+int scan_rows_bytes(int dt_rank) noexcept {
+  return 2 * (static_cast<int>(sizeof(ScanRowsTile<T, H>)) + StepSizes::tile_bytes(dt_rank)) +
+         StepSizes::block_bytes(dt_rank);
+}
+
 // Whether 16 states of a channel lie `stride` apart in rows `row_stride` apart, channels
 // contiguous, so that four channels are one access.
 template <class H>
@@ -420,12 +427,18 @@ bool scan_rows_takes(const ScanStepParams<T, H>& p) noexcept {
            p.group_channels == p.channels && p.lengths == nullptr;
   };
   const auto step_sizes = [&] {
-    if (p.dt_weight == nullptr) return fours(p.dt, p.dt_stride[0], p.dt_stride[2]);
+    const int capacity = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    if (p.dt_weight == nullptr) {
+      return fours(p.dt, p.dt_stride[0], p.dt_stride[2]) &&
+             scan_rows_bytes<T, H, ScanRowsGivenDt<T, H>>(0) <= capacity;
+    }
     if constexpr (std::is_same<T, float>::value) {
       return false;
     } else {
+      using Projection = ScanRowsProjection<T, H>;
       return p.dt_packs && p.dt_rank <= kScanRowsRank &&
-             compiled_for(scan_step_rows_kernel<T, H, ScanRowsProjection<T, H>>, 80);
+             scan_rows_bytes<T, H, Projection>(p.dt_rank) <= capacity &&
+             compiled_for(scan_step_rows_kernel<T, H, Projection>, 80);
     }
   };
   // Offsets of 32 bits.
@@ -457,8 +470,7 @@ Status launch_scan_rows(const char* operation, const Cuda& cuda, ScanStepParams<
   const Status status = check_grid(operation, tiles);
   if (!status || tiles == 0) return status;
   p.channel_blocks = static_cast<unsigned>(slices);
-  const auto run = [&](auto kernel, int tile_bytes, int block_bytes) {
-    const int bytes = 2 * (static_cast<int>(sizeof(ScanRowsTile<T, H>)) + tile_bytes) + block_bytes;
+  const auto run = [&](auto kernel, int bytes) {
     const index_t most = kScanRowsBlocks * device_attribute(cudaDevAttrMultiProcessorCount);
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
@@ -471,13 +483,12 @@ Status launch_scan_rows(const char* operation, const Cuda& cuda, ScanStepParams<
   if constexpr (!std::is_same<T, float>::value) {
     if (p.dt_weight != nullptr) {
       using Projection = ScanRowsProjection<T, H>;
-      return run(scan_step_rows_kernel<T, H, Projection>, Projection::tile_bytes(p.dt_rank),
-                 Projection::block_bytes(p.dt_rank));
+      return run(scan_step_rows_kernel<T, H, Projection>,
+                 scan_rows_bytes<T, H, Projection>(p.dt_rank));
     }
   }
   using GivenDt = ScanRowsGivenDt<T, H>;
-  return run(scan_step_rows_kernel<T, H, GivenDt>, GivenDt::tile_bytes(p.dt_rank),
-             GivenDt::block_bytes(p.dt_rank));
+  return run(scan_step_rows_kernel<T, H, GivenDt>, scan_rows_bytes<T, H, GivenDt>(0));
 }
 
 }  // namespace detail
