@@ -48,9 +48,9 @@ constexpr int kStepMaxOlder = 3;  // d_conv - 1
 constexpr int kStepStates = 4;    // of a thread
 constexpr int kStepMaxStates = 32;
 constexpr int kStepMinDepth = 4;  // of the ring of copies
-// Groups of copies, of 2 KB, that a block has on their way at once: as many as keep the memory
-// busy. More of them would only queue up, and what the blocks exchange would wait behind them.
-constexpr int kStepAhead = 16;
+// Groups of copies, of 2 KB, that a copying warp has on their way at once: as many as keep the
+// memory busy. More would only queue up, and what the blocks exchange would wait behind them.
+constexpr int kStepInFlight = 4;
 
 // The parts of a layer, and what follows the last one.
 constexpr int kStepIn = 0, kStepZ = 1, kStepX = 2, kStepDt = 3, kStepOut = 4, kStepHead = 5;
@@ -67,7 +67,10 @@ __host__ __device__ constexpr int step_copy_warps(int tokens) { return tokens ==
 // H is the type of the states.
 template <class T, class H>
 struct LanguageModelStepLayer {
-  const T* weights[4];  // of in_proj, x_proj, dt_proj, out_proj
+  const T* in_proj_weight;
+  const T* x_proj_weight;
+  const T* dt_proj_weight;
+  const T* out_proj_weight;
   const T* norm_weight;
   const T* in_proj_bias;
   const T* conv1d_weight;
@@ -81,8 +84,10 @@ struct LanguageModelStepLayer {
 
   LanguageModelStepLayer() = default;
   explicit LanguageModelStepLayer(const MambaStepArgs<T, H>& a) noexcept
-      : weights{a.in_proj_weight.data(), a.x_proj_weight.data(), a.dt_proj_weight.data(),
-                a.out_proj_weight.data()},
+      : in_proj_weight(a.in_proj_weight.data()),
+        x_proj_weight(a.x_proj_weight.data()),
+        dt_proj_weight(a.dt_proj_weight.data()),
+        out_proj_weight(a.out_proj_weight.data()),
         norm_weight(a.norm_weight.data()),
         in_proj_bias(a.in_proj_bias.data()),
         conv1d_weight(a.conv1d_weight.data()),
@@ -95,24 +100,10 @@ struct LanguageModelStepLayer {
         ssm(a.ssm.data()) {}
 };
 
-// A range of neighbouring rows or channels.
-struct StepRange {
-  int first, count;
-  // The share of this block in `total`. The blocks that have one more than others are those from
-  // number `dealt` on, modulo the blocks.
-  static __device__ StepRange of_block(int total, int dealt) {
-    const int blocks = static_cast<int>(gridDim.x);
-    const int block = (static_cast<int>(blockIdx.x) + blocks - dealt % blocks) % blocks;
-    const int each = total / blocks;
-    const int more = total % blocks;
-    return {block * each + min(block, more), each + (block < more ? 1 : 0)};
-  }
-};
-
 // What a block has in shared memory, as offsets in bytes.
 template <class T>
 struct StepShared {
-  int layers, vectors, dt_BC, sums, z_sums, own_x, own_gate, squares, scales, places, ranges;
+  int layers, vectors, dt_BC, sums, z_sums, own_x, own_gate, squares, scales, places;
   int ring, barriers, bytes;
   int depth;  // groups of copies in the ring of a lane
 
@@ -147,7 +138,6 @@ struct StepShared {
     squares = take(kStreamMaxWarps * tokens, sizeof(float));
     scales = take(3 * tokens, sizeof(float));
     places = take(kStepParts * kStreamMaxWarps, sizeof(int));
-    ranges = take(kStepParts, sizeof(StepRange));
     // The ring has what is left, from a boundary of whole lines on.
     constexpr int kPlace = 32 * kStreamRows * 16, kBarriers = 2 * sizeof(SharedBarrier);
     used = (used + 127) / 128 * 128;
@@ -184,6 +174,20 @@ struct LanguageModelStepParams {
 static_assert(sizeof(LanguageModelStepParams<float, float>) <= kStepMaxParams,
               "more than a kernel takes");
 
+// A range of neighbouring rows or channels.
+struct StepRange {
+  int first, count;
+  // The share of this block in `total`. The blocks that have one more than others are those from
+  // number `dealt` on, modulo the blocks.
+  static __device__ StepRange of_block(int total, int dealt) {
+    const int blocks = static_cast<int>(gridDim.x);
+    const int block = (static_cast<int>(blockIdx.x) + blocks - dealt % blocks) % blocks;
+    const int each = total / blocks;
+    const int more = total % blocks;
+    return {block * each + min(block, more), each + (block < more ? 1 : 0)};
+  }
+};
+
 template <class T, class H, int kTokens>
 class LanguageModelStepBlock {
   static constexpr int kCount = Pack<T>::kCount;
@@ -201,7 +205,18 @@ class LanguageModelStepBlock {
         thread_(static_cast<int>(threadIdx.x)),
         threads_(static_cast<int>(blockDim.x) - 32 * kCopyWarps),
         warp_(thread_ / 32),
-        parts_(kStepLayerParts * p_.layer_count + (p_.ends_in_head ? 1 : 0)) {}
+        channels_(StepRange::of_block(p_.d_inner, 0)),
+        outputs_(StepRange::of_block(p_.d_model, p_.d_inner)),
+        mixes_(StepRange::of_block(mixes(), p_.d_inner + p_.d_model)),
+        words_(StepRange::of_block(p_.vocabulary, p_.d_inner + p_.d_model + mixes())),
+        parts_(kStepLayerParts * p_.layer_count + (p_.ends_in_head ? 1 : 0)),
+        channel_(share_of(thread_, channels_.count)),
+        mix_(share_of(thread_, mixes_.count)),
+        output_(share_of(thread_, outputs_.count)) {
+    for (int i = 0; i < kScans; ++i) {
+      scan_[i] = share_of((i * threads_ + thread_) >> p_.state_lanes_log2, channels_.count);
+    }
+  }
 
   __device__ void run() {
     const int all = static_cast<int>(blockDim.x);
@@ -222,16 +237,8 @@ class LanguageModelStepBlock {
     for (int i = thread_; i < kWords * p_.layer_count; i += all) {
       at<std::uint64_t>(at_.layers)[i] = reinterpret_cast<const std::uint64_t*>(p_.layers)[i];
     }
-    if (thread_ < kStepParts) at<StepRange>(at_.ranges)[thread_] = range_of_block(thread_);
     __syncthreads();
     if (thread_ >= threads_) return copy_weights();
-    const int channels = range(kStepIn).count;
-    channel_ = share_of(thread_, channels);
-    mix_ = share_of(thread_, range(kStepX).count);
-    output_ = share_of(thread_, range(kStepOut).count);
-    for (int i = 0; i < kScans; ++i) {
-      scan_[i] = share_of((i * threads_ + thread_) >> p_.state_lanes_log2, channels);
-    }
     prepare_convolution(layer(0));
     begin_residual();
 #pragma unroll 1
@@ -262,30 +269,39 @@ class LanguageModelStepBlock {
     return p_.slots == nullptr ? b : p_.slots[b * p_.slots_stride];
   }
   __device__ int mixes() const { return p_.dt_rank + 2 * p_.d_state; }
-  // What the block has of a part's rows, of those of x or of z.
-  __device__ StepRange range(int part) const { return at<const StepRange>(at_.ranges)[part]; }
-  __device__ StepRange range_of_block(int part) const {
+  // What the block has of a part's rows.
+  __device__ StepRange range_of(int part) const {
     switch (part) {
-      case kStepZ:
-        if (!p_.z_apart) return {0, 0};
-        break;
-      case kStepOut:
-        return StepRange::of_block(p_.d_model, p_.d_inner);
       case kStepX:
-        return StepRange::of_block(mixes(), p_.d_inner + p_.d_model);
+        return mixes_;
+      case kStepOut:
+        return outputs_;
       case kStepHead:
-        return StepRange::of_block(p_.vocabulary, p_.d_inner + p_.d_model + mixes());
+        return words_;
+      case kStepZ:
+        return p_.z_apart ? channels_ : StepRange{0, 0};
       default:
-        break;
+        return channels_;
     }
-    return StepRange::of_block(p_.d_inner, 0);
   }
   static __device__ int fours_of(int rows) { return (rows + kStreamRows - 1) / kStreamRows; }
   __device__ bool z_within() const { return p_.gate && !p_.z_apart; }
   // The rows of z within the part `in` follow on the last four of x.
   __device__ StreamPlace place_of(int part, int warp) const {
-    const int fours = fours_of(range(part).count) << (part == kStepIn && z_within() ? 1 : 0);
+    const int fours = fours_of(range_of(part).count) << (part == kStepIn && z_within() ? 1 : 0);
     return stream_place(p_.shapes[part], at<int>(at_.places)[part * kStreamMaxWarps + warp], fours);
+  }
+  __device__ const T* weight_of(const Layer& layer, int part) const {
+    switch (part) {
+      case kStepX:
+        return layer.x_proj_weight;
+      case kStepDt:
+        return layer.dt_proj_weight;
+      case kStepOut:
+        return layer.out_proj_weight;
+      default:
+        return layer.in_proj_weight;
+    }
   }
   // The packs of this lane of a warp in a place of the ring: one of each row of a four, 32 apart.
   __device__ uint4* ring(int warp, int place) const {
@@ -318,32 +334,31 @@ class LanguageModelStepBlock {
     int rows;                   // from its first on
   };
 
-  // The work of a copying warp: the streams of some of the others in turn, if a place is free.
+  // The work of a copying warp: the streams of some of the others, whichever has a free place.
   __device__ void copy_weights() {
     constexpr int kStreams = step_warps(kTokens) / kCopyWarps;
     Ahead streams[kStreams];
-    int live = 0;
 #pragma unroll
     for (int i = 0; i < kStreams; ++i) {
       streams[i].warp = warp_ - threads_ / 32 + i * kCopyWarps;
       streams[i].place.warp_fours = 0;
       if (streams[i].warp < threads_ / 32) next_weight(streams[i]);
-      live += streams[i].place.warp_fours > 0 ? 1 : 0;
     }
-#pragma unroll 1
-    while (live > 0) {
+    bool more;
+    do {
+      more = false;
       bool copied = false;
 #pragma unroll
       for (int i = 0; i < kStreams; ++i) {
         Ahead& s = streams[i];
         if (s.place.warp_fours == 0) continue;
+        more = true;
         if (!__all_sync(0xffffffffu, taken(s.warp, s.copied).passed(s.parity))) continue;
         copy_group(s);
-        if (s.place.warp_fours == 0) --live;
         copied = true;
       }
       if (!copied) __nanosleep(20);
-    }
+    } while (more);
     async_wait_all();
   }
   // Goes on to the next weight of which the warp has rows, or to the end of the stream.
@@ -357,13 +372,13 @@ class LanguageModelStepBlock {
     } while (s.place.warp_fours == 0);
     const int part = part_of(s.part);
     const StreamShape& shape = p_.shapes[part];
-    const StepRange rows = range(part);
+    const StepRange range = range_of(part);
     const T* const weight =
-        part == kStepHead ? p_.head : layer(s.part / kStepLayerParts).weights[max(0, part - 1)];
+        part == kStepHead ? p_.head : weight_of(layer(s.part / kStepLayerParts), part);
     s.weight = reinterpret_cast<const unsigned char*>(weight) + s.place.pack * 16;
-    s.first_row = rows.first;
-    s.row_count = rows.count;
-    s.x_fours = part == kStepIn ? fours_of(rows.count) : part == kStepZ ? 0 : 0x7fffffff;
+    s.first_row = range.first;
+    s.row_count = range.count;
+    s.x_fours = part == kStepIn ? fours_of(range.count) : part == kStepZ ? 0 : 0x7fffffff;
     s.row_bytes = shape.row_bytes;
     s.lane_packs = shape.lane_packs;
     s.step = 16 << shape.lanes_log2;
@@ -390,7 +405,7 @@ class LanguageModelStepBlock {
     }
     landed(s.warp, s.copied).arrive_after_copies();
     async_commit();
-    async_wait<kStepAhead / kCopyWarps>();
+    async_wait<kStepInFlight>();
     if (++s.copied == at_.depth) {
       s.copied = 0;
       s.parity ^= 1;
@@ -410,7 +425,7 @@ class LanguageModelStepBlock {
   __device__ void begin_residual() {
     if (output_ < 0) return;
     const int b = row_of(output_);
-    const int i = range(kStepOut).first + place_in(output_);
+    const int i = outputs_.first + place_in(output_);
     residual_ = p_.first_layer == 0 ? load_float(embedding_of(b)[i])
                                     : p_.residual.value(b * p_.d_model + i);
   }
@@ -453,7 +468,7 @@ class LanguageModelStepBlock {
             for (int j = 0; j < TaggedWords<T>::kPerLoad; ++j) to[i + j] = values[j];
           });
       vectors = {at<unsigned char>(at_.dt_BC), true, kCount * kFloat, 16, mixes() * kFloat};
-    } else if (range(part).count > 0) {
+    } else if (range_of(part).count > 0) {
       T* const to = at<T>(at_.vectors);
       const TaggedWords<T>& from = part == kStepX ? p_.x : p_.y;
       from.receive(
@@ -484,25 +499,19 @@ class LanguageModelStepBlock {
       sums += odd ? -other : other;
       odd = !odd;
     }
-    if (head) return;
-    const int share = part == kStepX     ? mix_
-                      : part == kStepDt  ? scan_[0]
-                      : part == kStepOut ? output_
-                                         : channel_;
-    // Whole warps scan, for the sums over the lanes of a channel.
-    if (share < 0 && part != kStepDt) return;
-    const float sum = layer_sum(part, place_in(max(share, 0)), row_of(max(share, 0)));
     switch (part) {
       case kStepIn:
-        return finish_in(sum, tag + 1);
+        return finish_in(tag + 1);
       case kStepZ:
-        return finish_z(sum);
+        return finish_z(kStepZ, 0);
       case kStepX:
-        return finish_x(sum, tag + 1);
+        return finish_x(tag + 1);
       case kStepDt:
-        return finish_dt(sum, tag + 1);
+        return finish_dt(tag + 1);
+      case kStepOut:
+        return finish_out(layer(l), tag + 1);
       default:
-        return finish_out(sum, layer(l), tag + 1);
+        return;
     }
   }
 
@@ -690,7 +699,7 @@ class LanguageModelStepBlock {
                        kBias = kLast + 1, kXBias = kBias + 1;
   __device__ void prepare_convolution(const Layer& layer) {
     if (channel_ < 0) return;
-    const index_t d = range(kStepIn).first + place_in(channel_);
+    const index_t d = channels_.first + place_in(channel_);
     float(&c)[kFetched] = fetched_[0];
     const index_t slot = slot_of(row_of(channel_));
     state_[0] = slot < 0 ? nullptr : layer.conv + slot * p_.conv_stride[0] + d;
@@ -708,23 +717,22 @@ class LanguageModelStepBlock {
       if (p_.gate) z_bias_ = raw(layer.in_proj_bias[p_.d_inner + d]);
     }
   }
-  __device__ void finish_in(float product, unsigned tag) {
+  __device__ void finish_in(unsigned tag) {
+    if (channel_ < 0) return;
     const int b = row_of(channel_);
     const int channel = place_in(channel_);
     const float(&c)[kFetched] = fetched_[0];
     const float scale = residual_scale(b, p_.norm_eps);
-    const float x = fmaf(product, scale, widened<T>(c[kXBias]));
+    const float x = fmaf(layer_sum(kStepIn, channel, b), scale, widened<T>(c[kXBias]));
     float sum = widened<T>(c[kBias]);
 #pragma unroll
     for (int j = 0; j < kStepMaxOlder; ++j) {
       sum = fmaf(widened<T>(c[kTaps + j]), widened<H>(c[kBefore + j]), sum);
     }
     const T out = store_as<T>(silu_fast(fmaf(widened<T>(c[kLast]), x, sum)));
-    p_.x.put(b * p_.d_inner + range(kStepIn).first + channel, out, tag);
+    p_.x.put(b * p_.d_inner + channels_.first + channel, out, tag);
     at<float>(at_.own_x)[thread_] = load_float(out);
-    if (z_within()) {
-      finish_z(layer_sum(kStepIn, fours_of(range(kStepIn).count) * kStreamRows + channel, b));
-    }
+    if (z_within()) finish_z(kStepIn, fours_of(channels_.count) * kStreamRows);
     if (state_[0] == nullptr) return;
 #pragma unroll
     for (int j = 0; j < kStepMaxOlder; ++j) {
@@ -734,15 +742,19 @@ class LanguageModelStepBlock {
     }
   }
 
-  __device__ void finish_z(float product) {
-    const float z =
-        fmaf(product, residual_scale(row_of(channel_), p_.norm_eps), widened<T>(z_bias_));
+  // z's rows of the part are those from first_row on.
+  __device__ void finish_z(int part, int first_row) {
+    if (channel_ < 0) return;
+    const int b = row_of(channel_);
+    const float z = fmaf(layer_sum(part, first_row + place_in(channel_), b),
+                         residual_scale(b, p_.norm_eps), widened<T>(z_bias_));
     at<float>(at_.own_gate)[thread_] = silu_fast(load_float(store_as<T>(z)));
   }
 
-  __device__ void finish_x(float product, unsigned tag) const {
-    p_.dt_BC.put(row_of(mix_) * mixes() + range(kStepX).first + place_in(mix_),
-                 store_as<T>(product), tag);
+  __device__ void finish_x(unsigned tag) {
+    if (mix_ < 0) return;
+    p_.dt_BC.put(row_of(mix_) * mixes() + mixes_.first + place_in(mix_),
+                 store_as<T>(layer_sum(kStepX, place_in(mix_), row_of(mix_))), tag);
   }
 
   // kStepStates states of a channel of one row, and what belongs to the channel.
@@ -756,7 +768,7 @@ class LanguageModelStepBlock {
     for (int i = 0; i < kScans; ++i) {
       if (scan_[i] < 0) break;
       float(&s)[kFetched] = fetched_[i];
-      const index_t d = range(kStepIn).first + place_in(scan_[i]);
+      const index_t d = channels_.first + place_in(scan_[i]);
       const index_t slot = slot_of(row_of(scan_[i]));
       const float* const A = layer.A + d + first * p_.A_stride;
       state_[i] =
@@ -771,19 +783,19 @@ class LanguageModelStepBlock {
       s[kDtBias] = layer.dt_proj_bias == nullptr ? 0.0f : layer.dt_proj_bias[d];
     }
   }
-  __device__ void finish_dt(float product, unsigned tag) {
+  __device__ void finish_dt(unsigned tag) {
     const int first = scan_lane() * kStepStates;
-    const StepRange channels = range(kStepDt);
 #pragma unroll
     for (int i = 0; i < kScans; ++i) {
+      // Whole warps go on, for the sums over the lanes of a channel.
       if (!__any_sync(0xffffffffu, scan_[i] >= 0)) break;
       float(&s)[kFetched] = fetched_[i];
       const int share = max(scan_[i], 0);
       const int b = row_of(share);
-      const int own = b * channels.count + place_in(share);
+      const int own = b * channels_.count + place_in(share);
       const float x = at<float>(at_.own_x)[own];
-      const float delta = softplus_fast(fmaf(
-          i == 0 ? product : layer_sum(kStepDt, place_in(share), b), scale_of(b, 0), s[kDtBias]));
+      const float delta =
+          softplus_fast(fmaf(layer_sum(kStepDt, place_in(share), b), scale_of(b, 0), s[kDtBias]));
       const float input = delta * x * scale_of(b, 1);
       const float* const B = at<float>(at_.dt_BC) + b * mixes() + p_.dt_rank + first;
       float y = 0.0f;
@@ -801,7 +813,7 @@ class LanguageModelStepBlock {
       if (scan_[i] >= 0 && scan_lane() == 0) {
         y = fmaf(s[kD], x, y * scale_of(b, 2));
         if (p_.gate) y *= at<float>(at_.own_gate)[own];
-        p_.y.put(b * p_.d_inner + channels.first + place_in(share), store_as<T>(y), tag);
+        p_.y.put(b * p_.d_inner + channels_.first + place_in(share), store_as<T>(y), tag);
       }
       const bool kept = scan_[i] >= 0 && state_[i] != nullptr;
 #pragma unroll
@@ -812,9 +824,10 @@ class LanguageModelStepBlock {
     }
   }
 
-  __device__ void finish_out(float product, const Layer& layer, unsigned tag) {
-    const int i = range(kStepOut).first + place_in(output_);
-    residual_ += product;
+  __device__ void finish_out(const Layer& layer, unsigned tag) {
+    if (output_ < 0) return;
+    const int i = outputs_.first + place_in(output_);
+    residual_ += layer_sum(kStepOut, place_in(output_), row_of(output_));
     if (layer.out_proj_bias != nullptr) residual_ += load_float(layer.out_proj_bias[i]);
     p_.residual.put(row_of(output_) * p_.d_model + i, residual_, tag);
   }
@@ -830,8 +843,8 @@ class LanguageModelStepBlock {
       for (int i = thread_; i < groups * rows; i += threads_) {
         const int row = begin * kStreamRows + i % rows;
         const int word = i / rows * shape.fours_a_group * kStreamRows + row;
-        if (row >= shape.fours_a_group * kStreamRows || word >= range(kStepHead).count) continue;
-        p_.logits[b * p_.logits_stride[0] + (range(kStepHead).first + word) * p_.logits_stride[1]] =
+        if (row >= shape.fours_a_group * kStreamRows || word >= words_.count) continue;
+        p_.logits[b * p_.logits_stride[0] + (words_.first + word) * p_.logits_stride[1]] =
             scale * sum_of(sums, shape, groups * rows, i, b);
       }
     }
@@ -841,8 +854,9 @@ class LanguageModelStepBlock {
   const StepShared<T>& at_;
   unsigned char* const shared_;
   const int thread_, threads_, warp_;
+  const StepRange channels_, outputs_, mixes_, words_;
   const int parts_;
-  int channel_, mix_, output_;  // shares
+  const int channel_, mix_, output_;  // shares
   int scan_[kScans];
   int next_ = 0;  // place of the ring to be multiplied, and the parity of its phase
   unsigned parity_ = 0;
