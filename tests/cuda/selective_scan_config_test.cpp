@@ -128,6 +128,91 @@ TYPED_TEST(ScanConfiguration, ChunksOfPaddedSequences) {
   }
 }
 
+// The pass for the chunks' states leaves off where states have forgotten: some do within a tile,
+// some within a chunk, some never, side by side in one channel.
+TYPED_TEST(ScanConfiguration, ChunksThatForgetFastAndSlowly) {
+  for (const Layout layout : kAllLayouts) {
+    for (const index_t d_state : {1, 4, 8, 16, 20, 64, 256}) {
+      ScanCase c = this->wide();
+      c.batch = 1;
+      c.length = 1111;
+      c.layout = layout;
+      c.d_state = d_state;
+      c.channels = d_state > 16 ? 16 : 40;
+      c.A_low = -30;
+      c.A_high = -0.5;
+      this->check(c, 4, 2);
+      c.reverse = true;
+      this->check(c, 8, 5);
+    }
+  }
+}
+
+// Without a step nothing decays: every token of every chunk stays in the state.
+TYPED_TEST(ScanConfiguration, ChunksThatForgetNothing) {
+  ScanCase c = this->wide();
+  c.length = 500;
+  c.softplus = c.bias = false;
+  c.dt_low = c.dt_high = 0;
+  this->check(c, 4, 3);
+  // No decay, but inputs: the states are sums.
+  c.dt_low = 0.5;
+  c.dt_high = 1;
+  c.A_low = c.A_high = 0;
+  this->check(c, 4, 3);
+  // Growing states.
+  c.A_low = 0.001;
+  c.A_high = 0.01;
+  this->check(c, 4, 3);
+}
+
+// Steps so large that a token forgets all before it, and some of zero among channels of such.
+TYPED_TEST(ScanConfiguration, ChunksThatForgetAtOnce) {
+  ScanCase c = this->wide();
+  c.length = 500;
+  c.softplus = c.bias = false;
+  c.dt_low = 200;
+  c.dt_high = 400;
+  this->check(c, 4, 3);
+  ConfiguredTarget::config() = {ssm::ScanPath::tiled, 4, 3};
+  typename TestFixture::Problem p(c);
+  for (index_t b = 0; b < c.batch; ++b) {
+    for (index_t t = 0; t < c.length; ++t) {
+      for (index_t d = 0; d < c.channels; d += 3) p.dt(b, t, d) = TypeParam(0.0f);
+    }
+  }
+  const oracle::ScanResult wanted = p.expected();
+  ASSERT_TRUE(run<ConfiguredTarget>(p.args()).is_ok());
+  p.expect(wanted);
+}
+
+// A NaN shows in what depends on it and has not forgotten it; nothing else changes.
+TYPED_TEST(ScanConfiguration, NanInAChunkStaysInItsChannel) {
+  ScanCase c = this->wide();
+  c.batch = 1;
+  c.length = 500;  // chunks of 192
+  constexpr index_t kChannel = 7, kToken = 180;
+  ConfiguredTarget::config() = {ssm::ScanPath::tiled, 4, 3};
+  const typename TestFixture::Problem clean(c);
+  ASSERT_TRUE(run<ConfiguredTarget>(clean.args()).is_ok());
+  for (const bool in_dt : {false, true}) {
+    SCOPED_TRACE(in_dt ? "dt" : "x");
+    typename TestFixture::Problem p(c);
+    auto& spoiled = in_dt ? p.dt(0, kToken, kChannel) : p.x(0, kToken, kChannel);
+    spoiled = test_nan<TypeParam>();
+    ASSERT_TRUE(run<ConfiguredTarget>(p.args()).is_ok());
+    for (index_t t = 0; t < c.length; ++t) {
+      for (index_t d = 0; d < c.channels; ++d) {
+        if (d == kChannel && t >= kToken) {
+          EXPECT_TRUE(std::isnan(to_real(p.y(0, t, d)))) << t;
+        } else {
+          EXPECT_TRUE(same_bits<TypeParam>(p.y(0, t, d), clean.y(0, t, d))) << t << " " << d;
+        }
+      }
+    }
+  }
+}
+
 TYPED_TEST(ScanConfiguration, PackedSequences) {
   ScanCase c = this->wide();
   c.batch = 1;
@@ -210,26 +295,98 @@ TYPED_TEST(ScanConfiguration, LongSequencesOfFewChannelsAreCut) {
   c.length = 64;
   const typename TestFixture::Problem p(c);
   ssm::SelectiveScanArgs<T> a = p.args();
-  for (const index_t length : {8192, 100000, 1 << 20}) {
-    for (const index_t channels : {8, 64, 1536, 5120, 100000}) {
-      a.x = {a.x.data(), {1, length, channels}};
-      a.A = {a.A.data(), {channels, 16}};
-      a.B = {a.B.data(), {1, length, 1, 16}};
-      a.C = a.B;
-      const std::size_t bytes = ssm::workspace_bytes(ssm::Cuda{}, a);
-      EXPECT_LE(static_cast<double>(bytes), 2.0 * static_cast<double>(length * channels));
-      ssm::Cuda cuda;
-      cuda.workspace = ssm::Arena(reinterpret_cast<void*>(64), bytes);
-      EXPECT_EQ(ssm::selective_scan_config(cuda, a).chunks > 1, bytes > 0);
-      EXPECT_EQ(bytes > 0, channels <= 1536) << channels;
+  struct {
+    index_t channels, cut_from;
+  } const sizes[] = {{8, 1024}, {64, 1024}, {1536, 8192}, {5120, 100000}, {100000, 1 << 30}};
+  for (const index_t d_state : {16, 256}) {
+    for (const index_t length : {512, 1024, 8192, 100000, 1 << 20}) {
+      for (const auto& size : sizes) {
+        SCOPED_TRACE(testing::Message() << size.channels << " channels, length " << length);
+        a.x = {a.x.data(), {1, length, size.channels}};
+        a.A = {a.A.data(), {size.channels, d_state}};
+        a.B = {a.B.data(), {1, length, 1, d_state}};
+        a.C = a.B;
+        const std::size_t bytes = ssm::workspace_bytes(ssm::Cuda{}, a);
+        EXPECT_LE(static_cast<double>(bytes), 2.0 * static_cast<double>(length * size.channels));
+        ssm::Cuda cuda;
+        cuda.workspace = ssm::Arena(reinterpret_cast<void*>(64), bytes);
+        EXPECT_EQ(ssm::selective_scan_config(cuda, a).chunks > 1, bytes > 0);
+        if (d_state == 16) {
+          EXPECT_EQ(bytes > 0, length >= size.cut_from);
+        }
+      }
     }
+  }
+}
+
+// Sequences as long as they come, of an initialised block's decays (delta from 1e-3 to 0.1, A from
+// -1 to -16): the slow channels' states matter behind every cut. The error in every stretch of 1024
+// tokens, against the general path in double.
+TYPED_TEST(ScanConfiguration, LongSequencesWithinTheErrorOfOneChunk) {
+  using T = TypeParam;
+  constexpr index_t kStretch = 1024;
+  ScanCase c = this->wide();
+  c.batch = 1;
+  c.channels = 8;
+  c.length = sizeof(T) == 4 ? 1 << 20 : 1 << 18;
+  const typename TestFixture::Problem p(c);
+  const ScanProblem<double, double> exact(c);
+  for (index_t d = 0; d < c.channels; ++d) {
+    const double delta = 1e-3 * std::pow(100.0, static_cast<double>(d) / 7);
+    p.dt_bias(d) = static_cast<float>(std::log(std::expm1(delta)));
+    for (index_t n = 0; n < c.d_state; ++n) p.A(d, n) = -static_cast<float>(n + 1);
+  }
+  const auto widen = [](const auto& from, const auto& to) {
+    const auto* at = from.view().data();
+    to.for_each([&](double& v) { v = static_cast<double>(to_real(*at++)); });
+  };
+  widen(p.x, exact.x);
+  widen(p.dt, exact.dt);
+  widen(p.z, exact.z);
+  widen(p.A, exact.A);
+  widen(p.B, exact.B);
+  widen(p.C, exact.C);
+  widen(p.D, exact.D);
+  widen(p.dt_bias, exact.dt_bias);
+  widen(p.h0, exact.h0);
+  ConfiguredTarget::config() = {ssm::ScanPath::general, 1, 1};
+  ASSERT_TRUE(run<ConfiguredTarget>(exact.args()).is_ok());
+
+  const double limit = sizeof(T) == 4 ? 2e-6 : std::is_same<T, ssm::f16>::value ? 1e-3 : 5e-3;
+  for (const int chunks : {1, 11, 256}) {
+    SCOPED_TRACE(testing::Message() << chunks << " chunks");
+    p.y.poison();
+    p.h_last.poison();
+    ConfiguredTarget::config() = {ssm::ScanPath::tiled, 4, chunks};
+    ASSERT_TRUE(run<ConfiguredTarget>(p.args()).is_ok());
+    double worst = 0;
+    for (index_t t0 = 0; t0 < c.length; t0 += kStretch) {
+      double difference = 0, norm = 0;
+      for (index_t t = t0; t < t0 + kStretch; ++t) {
+        for (index_t d = 0; d < c.channels; ++d) {
+          const double wanted = exact.y(0, t, d);
+          const double error = static_cast<double>(to_real(p.y(0, t, d))) - wanted;
+          difference += error * error;
+          norm += wanted * wanted;
+        }
+      }
+      const double error = std::sqrt(difference / norm);
+      if (!(error <= worst)) worst = error;
+    }
+    std::printf("  %d chunks: worst error in %d tokens %.2g\n", chunks, static_cast<int>(kStretch),
+                worst);
+    EXPECT_LE(worst, limit);
+    EXPECT_LE(norm_relative_error(real_values(p.args().h_last), real_values(exact.args().h_last)),
+              2e-6);
   }
 }
 
 TYPED_TEST(ScanConfiguration, SameBitsFromRunToRun) {
   for (const int chunks : {1, 3}) {
     ConfiguredTarget::config() = {ssm::ScanPath::tiled, 4, chunks};
-    const typename TestFixture::Problem p(this->wide());
+    ScanCase c = this->wide();
+    c.length = 700;
+    const typename TestFixture::Problem p(c);
     ASSERT_TRUE(run<ConfiguredTarget>(p.args()).is_ok());
     const auto first = p.y.snapshot();
     for (int i = 0; i < 5; ++i) {

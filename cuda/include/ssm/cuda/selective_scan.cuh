@@ -23,6 +23,7 @@ struct ScanTileVariant {
 };
 
 constexpr index_t kScanTileMaxState = 256;
+constexpr int kScanCarryLanes = 4;  // of the pass for the chunks' end states
 
 inline int scan_padded_state(index_t d_state) noexcept {
   int padded = 4;
@@ -152,6 +153,30 @@ bool scan_coefficient_vectors(const SelectiveScanArgs<T>& a) noexcept {
          vectors(a.C);
 }
 
+// Nanoseconds per token that a multiprocessor takes for its share of `warps` warps: measured on an
+// H100 with bf16 and 16 states (bench/results). On another device, and with other states, what
+// counts is their ratios.
+inline double scan_token_time(int lanes, index_t warps, index_t multiprocessors) noexcept {
+  constexpr double kTime[3][4] = {// 1 to 4 blocks of four warps
+                                  {50, 65, 90, 119},
+                                  {36, 44, 55, 68},
+                                  {20, 26, 36, 45}};
+  const index_t blocks = (warps + 4 * multiprocessors - 1) / (4 * multiprocessors);
+  const double(&time)[4] = kTime[lanes <= 4 ? 0 : lanes <= 8 ? 1 : 2];
+  return blocks <= 4 ? time[blocks - 1] : time[3] * static_cast<double>(blocks) / 4;
+}
+
+// The same for all of a sequence in chunks of `tokens`: with the pass for their end states, which
+// takes three quarters of the time of the scan itself where chunks are short and less where they
+// are long and forget, and with two more kernels.
+inline double scan_chunk_time(index_t tokens, int lanes, index_t warps,
+                              index_t multiprocessors) noexcept {
+  constexpr double kKernels = 12000;
+  const auto length = static_cast<double>(tokens);
+  const double ends = 0.75 / (1 + length / 16384);
+  return length * scan_token_time(lanes, warps, multiprocessors) * (1 + ends) + kKernels;
+}
+
 template <class T>
 void carve_scan_carry(const SelectiveScanArgs<T>& a, index_t chunks, Arena& arena,
                       ScanTileParams<T>& p) {
@@ -162,45 +187,68 @@ void carve_scan_carry(const SelectiveScanArgs<T>& a, index_t chunks, Arena& aren
   p.carry_delta = arena.allocate<float>(rows);
 }
 
-// Tokens per chunk: whole tiles of every variant.
+// Tokens per chunk: whole tiles, or halves of the longest.
 inline index_t scan_chunk_length(index_t length, index_t chunks) noexcept {
-  constexpr index_t kWhole = 64;
+  constexpr index_t kWhole = 32;
   return ((length + chunks - 1) / chunks + kWhole - 1) / kWhole * kWhole;
 }
 
-template <class Variant, ScanLayout kLayout, class T>
-cudaError_t launch_scan_tile(const Cuda& cuda, const ScanTileParams<T>& p) {
+template <class T, class Variant>
+using ScanShapeOf = ScanTileShape<T, Variant::lanes, Variant::channels, Variant::states,
+                                  Variant::tile, Variant::threads>;
+
+// The whole scan of p.chunks chunks, or the end states of all but the last.
+template <class Variant, bool kCarry, class T>
+Status launch_scan_tile(const Cuda& cuda, ScanTileParams<T> p, ScanLayout layout) {
   constexpr int kLanes = Variant::lanes;
-  constexpr int kStates = Variant::states;
-  constexpr int kTile = Variant::tile;
   constexpr int kThreads = Variant::threads;
-  using Shape = ScanTileShape<T, kLanes, Variant::channels, kStates, kTile, kThreads>;
-  const auto run = [&](auto kernel, index_t chunks) {
-    if (Shape::kSharedBytes > 48 * 1024) {
-      const cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(Shape::kSharedBytes));
-      if (error != cudaSuccess) return error;
-    }
-    const index_t blocks = p.sequences * chunks * p.channel_blocks;
-    kernel<<<static_cast<unsigned>(blocks), kThreads, Shape::kSharedBytes, cuda.stream>>>(p);
-    return cudaGetLastError();
-  };
-  if (p.chunks > 1) {
-    cudaError_t error =
-        run(scan_tile_kernel<T, kLanes, Variant::channels, kStates, kTile, kThreads, kLayout, true>,
-            p.chunks - 1);
-    if (error != cudaSuccess) return error;
-    const dim3 grid(static_cast<unsigned>((p.channels + 127) / 128),
-                    static_cast<unsigned>(p.d_state),
-                    static_cast<unsigned>(p.sequences < 65535 ? p.sequences : 65535));
-    scan_carry_kernel<<<grid, 128, 0, cuda.stream>>>(p);
-    error = cudaGetLastError();
-    if (error != cudaSuccess) return error;
+  using Shape = ScanShapeOf<T, Variant>;
+  constexpr int kBlockChannels = Shape::kBlockChannels;
+  const index_t groups = p.channels / p.group_channels;
+  const index_t per_group = (p.group_channels + kBlockChannels - 1) / kBlockChannels;
+  const index_t chunks = kCarry ? p.chunks - 1 : p.chunks;
+  const index_t blocks = saturating_mul(saturating_mul(groups, per_group), p.sequences * chunks);
+  if (blocks > 0x7fffffff) {
+    return Status::error(ErrorCode::size_overflow, "selective_scan", "grid",
+                         static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
   }
-  return run(
-      scan_tile_kernel<T, kLanes, Variant::channels, kStates, kTile, kThreads, kLayout, false>,
-      p.chunks);
+  p.blocks_per_group = static_cast<unsigned>(per_group);
+  p.channel_blocks = static_cast<unsigned>(groups * per_group);
+  const auto run = [&](auto kernel) {
+    constexpr std::size_t kSharedBytes = kCarry ? Shape::kCarrySharedBytes : Shape::kSharedBytes;
+    if (kSharedBytes > 48 * 1024) {
+      const cudaError_t error = cudaFuncSetAttribute(
+          kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
+      if (error != cudaSuccess) return cuda_status("selective_scan", error);
+    }
+    kernel<<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, cuda.stream>>>(p);
+    return cuda_status("selective_scan", cudaGetLastError());
+  };
+  switch (layout) {
+    case ScanLayout::channel_vectors:
+      return run(scan_tile_kernel<T, kLanes, Variant::channels, Variant::states, Variant::tile,
+                                  kThreads, ScanLayout::channel_vectors, kCarry>);
+    case ScanLayout::token_vectors:
+      return run(scan_tile_kernel<T, kLanes, Variant::channels, Variant::states, Variant::tile,
+                                  kThreads, ScanLayout::token_vectors, kCarry>);
+    case ScanLayout::elements:
+      break;
+  }
+  return run(scan_tile_kernel<T, kLanes, Variant::channels, Variant::states, Variant::tile,
+                              kThreads, ScanLayout::elements, kCarry>);
+}
+
+// The state that each chunk starts from.
+template <class T>
+Status launch_scan_carry(const Cuda& cuda, const ScanTileParams<T>& p, ScanLayout layout) {
+  const Status status = visit_scan_variant(
+      scan_padded_state(p.d_state), kScanCarryLanes,
+      [&](auto variant) { return launch_scan_tile<decltype(variant), true>(cuda, p, layout); });
+  if (!status.is_ok()) return status;
+  const dim3 grid(static_cast<unsigned>((p.channels + 127) / 128), static_cast<unsigned>(p.d_state),
+                  static_cast<unsigned>(p.sequences < 65535 ? p.sequences : 65535));
+  scan_carry_kernel<<<grid, 128, 0, cuda.stream>>>(p);
+  return cuda_status("selective_scan", cudaGetLastError());
 }
 
 template <class T, class S>
@@ -263,38 +311,24 @@ Status run_scan_tile(const Cuda& cuda, const SelectiveScanArgs<T>& a, const Scan
   carve_scan_carry(a, config.chunks, arena, p);
   if (arena.exhausted()) return arena.status("selective_scan");
 
-  return visit_scan_variant(
-      scan_padded_state(p.d_state), config.lanes, [&](auto variant) -> Status {
-        using Variant = decltype(variant);
-        using Shape = ScanTileShape<T, Variant::lanes, Variant::channels, Variant::states,
-                                    Variant::tile, Variant::threads>;
-        constexpr int kBlockChannels = Shape::kBlockChannels;
-        if (device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) <
-            static_cast<int>(Shape::kSharedBytes)) {
-          return run_scan_general(cuda, a);
-        }
-        const index_t per_group = (p.group_channels + kBlockChannels - 1) / kBlockChannels;
-        const index_t blocks =
-            saturating_mul(saturating_mul(groups, per_group), p.sequences * p.chunks);
-        if (blocks > 0x7fffffff) {
-          return Status::error(ErrorCode::size_overflow, "selective_scan", "grid",
-                               static_cast<double>(blocks), Relation::at_most, 0x7fffffff);
-        }
-        p.blocks_per_group = static_cast<unsigned>(per_group);
-        p.channel_blocks = static_cast<unsigned>(groups * per_group);
-        switch (scan_layout(a)) {
-          case ScanLayout::channel_vectors:
-            return cuda_status("selective_scan",
-                               launch_scan_tile<Variant, ScanLayout::channel_vectors>(cuda, p));
-          case ScanLayout::token_vectors:
-            return cuda_status("selective_scan",
-                               launch_scan_tile<Variant, ScanLayout::token_vectors>(cuda, p));
-          case ScanLayout::elements:
-            break;
-        }
-        return cuda_status("selective_scan",
-                           launch_scan_tile<Variant, ScanLayout::elements>(cuda, p));
-      });
+  const int padded = scan_padded_state(p.d_state);
+  const std::size_t whole = visit_scan_variant(
+      padded, config.lanes, [](auto v) { return ScanShapeOf<T, decltype(v)>::kSharedBytes; });
+  const std::size_t ends = visit_scan_variant(padded, kScanCarryLanes, [](auto v) {
+    return ScanShapeOf<T, decltype(v)>::kCarrySharedBytes;
+  });
+  if (device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) <
+      static_cast<int>(whole > ends ? whole : ends)) {
+    return run_scan_general(cuda, a);
+  }
+  const ScanLayout layout = scan_layout(a);
+  if (p.chunks > 1) {
+    const Status status = launch_scan_carry(cuda, p, layout);
+    if (!status.is_ok()) return status;
+  }
+  return visit_scan_variant(padded, config.lanes, [&](auto variant) {
+    return launch_scan_tile<decltype(variant), false>(cuda, p, layout);
+  });
 }
 
 }  // namespace detail
@@ -308,30 +342,38 @@ ScanConfig selective_scan_config(const Cuda& cuda, const SelectiveScanArgs<T, S>
   }
   config.path = ScanPath::tiled;
   const index_t length = a.x.extent(1);
+  const index_t d_state = a.A.extent(1);
   const index_t multiprocessors = detail::device_attribute(cudaDevAttrMultiProcessorCount);
-  const int padded = detail::scan_padded_state(a.A.extent(1));
+  const int padded = detail::scan_padded_state(d_state);
   const index_t channels = saturating_mul(a.sequences.count(a.x.extent(0)), a.x.extent(2));
   const auto lanes_of = [&](int wanted) {
     return detail::visit_scan_variant(padded, wanted, [](auto v) { return decltype(v)::lanes; });
   };
-  const auto warps = [&](int lanes) { return channels * lanes / 32; };
-  config.lanes = lanes_of(4);
+  const auto warps = [&](int lanes) { return (channels * lanes + 31) / 32; };
+  const int narrow = lanes_of(4);
+  config.lanes = narrow;
   while (warps(config.lanes) < 8 * multiprocessors && lanes_of(2 * config.lanes) > config.lanes) {
     config.lanes = lanes_of(2 * config.lanes);
   }
-  if (warps(config.lanes) < 8 * multiprocessors && length >= 8192 && !a.sequences.packed()) {
-    const int narrow = lanes_of(4);
-    const index_t fill = 16 * multiprocessors / (warps(narrow) > 0 ? warps(narrow) : 1);
-    const index_t most = length / 1024;
-    const index_t chunks = fill < most ? fill : most;
-    if constexpr (!is_complex_v<S> && !std::is_same<T, double>::value) {
-      Arena arena = cuda.workspace.capacity() > 0 ? cuda.workspace : Arena();
-      detail::ScanTileParams<T> unused = {};
-      detail::carve_scan_carry(a, chunks, arena, unused);
-      if (chunks > 1 && !arena.exhausted() && !arena.counting()) {
-        config.lanes = narrow;
-        config.chunks = static_cast<int>(chunks);
-      }
+  if (channels == 0 || multiprocessors <= 0 || a.sequences.packed()) return config;
+  const index_t shortest = 4 * d_state > 64 ? 4 * d_state : 64;
+  const index_t fill = 16 * multiprocessors / warps(narrow);
+  const index_t most = length / shortest < fill ? length / shortest : fill;
+  if (most <= 1) return config;
+  const index_t tokens = detail::scan_chunk_length(length, most);
+  const index_t chunks = (length + tokens - 1) / tokens;
+
+  const double whole = static_cast<double>(length) *
+                       detail::scan_token_time(config.lanes, warps(config.lanes), multiprocessors);
+  const double cut =
+      detail::scan_chunk_time(tokens, narrow, warps(narrow) * chunks, multiprocessors);
+  if constexpr (!is_complex_v<S> && !std::is_same<T, double>::value) {
+    Arena arena = cuda.workspace.capacity() > 0 ? cuda.workspace : Arena();
+    detail::ScanTileParams<T> unused = {};
+    detail::carve_scan_carry(a, chunks, arena, unused);
+    if (cut < whole && chunks > 1 && !arena.exhausted() && !arena.counting()) {
+      config.lanes = narrow;
+      config.chunks = static_cast<int>(chunks);
     }
   }
   return config;

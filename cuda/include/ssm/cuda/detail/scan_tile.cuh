@@ -6,6 +6,7 @@
 #include "ssm/cuda/detail/async_copy.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
 #include "ssm/cuda/detail/elements.cuh"
+#include "ssm/cuda/detail/scan_chunk_end.cuh"
 #include "ssm/ops/selective_scan.hpp"
 
 // The fused selective scan for real float systems with delta B (Euler) inputs.
@@ -55,7 +56,7 @@ struct ScanTileParams {
   index_t D_stride, dt_bias_stride, lengths_stride, starts_stride;
   index_t length;          // extent of the token dimension
   index_t group_channels;  // channels per group
-  index_t chunk_length;    // tokens per chunk, a multiple of every tile, at most 2^30
+  index_t chunk_length;    // tokens per chunk, a multiple of 32, at most 2^30
   float* carry_state;      // (sequences, chunks, d_state, channels): see scan_carry_kernel
   float* carry_delta;      // (sequences, chunks, channels)
   index_t channels;
@@ -101,6 +102,13 @@ struct ScanTileShape {
   static constexpr int kFloats = kRow * (2 * kBlockChannels + 2 * kPadded);
   static constexpr int kRaw = 3 * kRawTile + 2 * kTile * kPadded;
   static constexpr std::size_t kSharedBytes = sizeof(float) * kFloats + sizeof(T) * kRaw;
+
+  // The carry pass: delta, delta x, B and the rates in float, and twice raw dt, x and B.
+  static constexpr int kCarryFloats =
+      kRow * (2 * kBlockChannels + kPadded) + kBlockChannels * kPadded;
+  static constexpr int kCarryRaw = 2 * kRawTile + kTile * kPadded;
+  static constexpr std::size_t kCarrySharedBytes =
+      sizeof(float) * kCarryFloats + sizeof(T) * 2 * kCarryRaw;
 };
 
 // kCount neighbouring elements, widened.
@@ -164,7 +172,8 @@ __device__ __forceinline__ float scan_rate(const Params& p, index_t d, index_t n
   return rate < -FLT_MAX ? -FLT_MAX : rate;
 }
 
-// kCarry: computes only each chunk's end state from a zero start and its sum of delta.
+// kCarry: computes only each chunk's end state from a zero start and its sum of delta
+// (scan_chunk_end.cuh), from the last tile to the first.
 template <class T, int kLanes, int kChannels, int kStates, int kTile, int kThreads,
           ScanLayout kLayout, bool kCarry>
 // Sixteen warps to a multiprocessor, so at most 128 registers.
@@ -192,10 +201,12 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   float* const s_input = s_delta + kRows;
   float* const s_B = s_input + kRows;
   float* const s_C = s_B + kPadded * kRow;
-  T* const raw_dt = reinterpret_cast<T*>(s_C + kPadded * kRow);
+  T* const raw_dt =
+      reinterpret_cast<T*>(s_C + kPadded * (kCarry ? kBlockChannels : kRow));  // else the rates
   T* const raw_x = raw_dt + kRawTile;
   T* const raw_z = raw_x + kRawTile;
-  T* const raw_B = raw_z + kRawTile;  // then C
+  T* const raw_B = kCarry ? raw_z : raw_z + kRawTile;  // then C
+  const auto raw_stage = [](int tile) { return kCarry ? tile % 2 * Shape::kCarryRaw : 0; };
 
   // Which channels, which sequence, which tokens.
   const unsigned channel_block = blockIdx.x % p.channel_blocks;
@@ -233,6 +244,8 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
     const int left = tokens - tile * kTile;
     return left < kTile ? left : kTile;
   };
+  const int first_tile = kCarry && tiles > 0 ? tiles - 1 : 0;
+  constexpr int kNextTile = kCarry ? -1 : 1;
 
   // The first token, at channel0 (at state 0 of the group for B and C).
   const auto origin = [&](const T* data, const Extents<3>& stride) {
@@ -271,7 +284,8 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
       const index_t token = kTokenRows ? copy_column[c] : copy_row[c];
       const int channel = kTokenRows ? copy_row[c] : copy_column[c];
       const auto from = [&](const T* data, const Extents<3>& stride) {
-        return data + token * stride[1] + channel * stride[2] - token_shift(data, stride, channel);
+        return data + (static_cast<index_t>(first_tile) * kTile + token) * stride[1] +
+               channel * stride[2] - token_shift(data, stride, channel);
       };
       x_from[c] = from(x0, p.x_stride);
       dt_from[c] = from(dt0, p.dt_stride);
@@ -310,9 +324,9 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
     const int n = index % kRowVectors * kVector;
     return (is_C ? C0 : B0) + (tile_begin + token) * (is_C ? p.C_stride[1] : p.B_stride[1]) + n;
   };
-  const T* coefficient_from = coefficient_source(tid, 0);
+  const T* coefficient_from = coefficient_source(tid, static_cast<index_t>(first_tile) * kTile);
   const index_t coefficient_step =
-      kTile * (tid >= kTile * kRowVectors ? p.C_stride[1] : p.B_stride[1]);
+      kNextTile * kTile * (tid >= kTile * kRowVectors ? p.C_stride[1] : p.B_stride[1]);
   const auto copy_coefficients = [&](int tile, int tile_tokens) {
     const index_t tile_begin = static_cast<index_t>(tile) * kTile;
     if (p.coefficient_vectors) {
@@ -320,7 +334,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
       for (int i = 0; i < kCoefficientVectors; i += kThreads) {
         const int index = tid + i;
         if (index < kCoefficientVectors && index / kRowVectors % kTile < tile_tokens) {
-          async_copy_16(raw_B + index * kVector,
+          async_copy_16(raw_B + raw_stage(tile) + index * kVector,
                         i == 0 ? coefficient_from : coefficient_source(index, tile_begin), 16);
         }
       }
@@ -336,7 +350,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
           value = index >= kTile * kPadded ? C0[t * p.C_stride[1] + n * p.C_stride[3]]
                                            : B0[t * p.B_stride[1] + n * p.B_stride[3]];
         }
-        raw_B[index] = value;
+        raw_B[raw_stage(tile) + index] = value;
       }
     }
   };
@@ -351,7 +365,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
       async_copy_16(to + copy_to[c], from,
                     kTokenRows && valid < kVector ? valid * static_cast<int>(sizeof(T)) : 16);
     }
-    from += kTile * stride[1];
+    from += kNextTile * kTile * stride[1];
   };
   // Both are called for each tile in turn.
   const auto copy_tile = [&](int tile) {
@@ -359,12 +373,12 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
     if constexpr (kVectors) {
 #pragma unroll
       for (int c = 0; c < kCopies; ++c) {
-        copy_vector(c, dt0, p.dt_stride, dt_from[c], raw_dt, tile_tokens);
-        copy_vector(c, x0, p.x_stride, x_from[c], raw_x, tile_tokens);
+        copy_vector(c, dt0, p.dt_stride, dt_from[c], raw_dt + raw_stage(tile), tile_tokens);
+        copy_vector(c, x0, p.x_stride, x_from[c], raw_x + raw_stage(tile), tile_tokens);
       }
     } else {
-      copy_elements(dt0, p.dt_stride, raw_dt, tile, tile_tokens);
-      copy_elements(x0, p.x_stride, raw_x, tile, tile_tokens);
+      copy_elements(dt0, p.dt_stride, raw_dt + raw_stage(tile), tile, tile_tokens);
+      copy_elements(x0, p.x_stride, raw_x + raw_stage(tile), tile, tile_tokens);
     }
     copy_coefficients(tile, tile_tokens);
   };
@@ -417,36 +431,6 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
     if (!valid) y_at[u] = nullptr;
   }
 
-  // M: this lane's channels and states.
-  const int lane = tid % 32;
-  const int j = lane / kSlots;
-  const int lane_row = tid / 32 * Shape::kWarpChannels + lane % kSlots;
-  float A2[kChannels][kStates];
-  float h[kChannels][kStates];
-#pragma unroll
-  for (int q = 0; q < kChannels; ++q) {
-    const int channel = lane_row + q * kSlots;
-    const index_t d = channel0 + channel;
-#pragma unroll
-    for (int s = 0; s < kStates; ++s) {
-      const int n = j + kLanes * s;
-      A2[q][s] = 0.0f;
-      h[q][s] = 0.0f;
-      if (channel < channels && n < p.d_state) {
-        A2[q][s] = scan_rate(p, d, n);
-        if constexpr (!kCarry) {
-          if (p.chunks > 1) {
-            h[q][s] =
-                p.carry_state[((sequence * p.chunks + chunk) * p.d_state + n) * p.channels + d];
-          } else if (p.h0 != nullptr) {
-            h[q][s] = p.h0[sequence * p.h0_stride[0] + d * p.h0_stride[1] + n * p.h0_stride[2]];
-          }
-        }
-      }
-    }
-  }
-
-  float delta_sum[kGroups][kPair] = {}, delta_rest[kGroups][kPair] = {};
   float x[kGroups][kPair][4];  // of the tile prepared last, for its D x
   const auto prepare = [&](int tile) {
     const int tile_tokens = tile_size(tile);
@@ -456,8 +440,8 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         float dt_value[kPair], x_value[kPair];
-        load_floats(raw_dt + unit_dt[u] + k * kTokenStep, dt_value);
-        load_floats(raw_x + unit_x[u] + k * kTokenStep, x_value);
+        load_floats(raw_dt + raw_stage(tile) + unit_dt[u] + k * kTokenStep, dt_value);
+        load_floats(raw_x + raw_stage(tile) + unit_x[u] + k * kTokenStep, x_value);
 #pragma unroll
         for (int c = 0; c < kPair; ++c) {
           delta[u][c][k] = dt_value[c] + bias[u][c];
@@ -499,12 +483,6 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
           *reinterpret_cast<float4*>(s_input + at) = make_float4(
               dl[0] * x[u][c][0], dl[1] * x[u][c][1], dl[2] * x[u][c][2], dl[3] * x[u][c][3]);
         }
-        if constexpr (kCarry) {  // compensated: the sum runs over thousands of tiles
-          const float term = ((dl[0] + dl[1]) + (dl[2] + dl[3])) - delta_rest[u][c];
-          const float sum = delta_sum[u][c] + term;
-          delta_rest[u][c] = (sum - delta_sum[u][c]) - term;
-          delta_sum[u][c] = sum;
-        }
       }
     }
     // B and C: four tokens of one state at a time; zero past the end, where the raw tile holds
@@ -517,7 +495,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
       const int token = 4 * (index / kPadded % (kTile / 4));
       const int which = index / (kPadded * (kTile / 4));  // B, C
       if (kCoefficientGroups % kThreads == 0 || index < kCoefficientGroups) {
-        const T* const from = raw_B + (which * kTile + token) * kPadded + n;
+        const T* const from = raw_B + raw_stage(tile) + (which * kTile + token) * kPadded + n;
         float v[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) v[k] = load_float(from[k * kPadded]);
@@ -534,59 +512,93 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   };
 
   if (tiles > 0) {
-    copy_tile(0);
+    copy_tile(first_tile);
     async_commit();
     async_wait_all();
     __syncthreads();
-    prepare(0);
+    prepare(first_tile);
     __syncthreads();
   }
 
-  for (int tile = 0; tile < tiles; ++tile) {
-    if (tile + 1 < tiles) copy_tile(tile + 1);
-    if (!kCarry && gated) copy_gate(tile);
-    async_commit();
-
-    {  // M
-      float* const delta_row = s_delta + lane_row * kRow;
-      const float* const input_row = s_input + lane_row * kRow;
-      const float* const B_states = s_B + j * kRow;
-      const float* const C_states = s_C + j * kRow;
-      float y[kChannels][kTile / kLanes];
+  if constexpr (kCarry) {
+    static_assert(kChannels == 1,
+                  "a lane of the carry pass has states of every channel of its warp");
+    const index_t at = sequence * p.chunks + chunk;
+    const ScanChunkEnd to = {p.carry_state + (at + 1) * p.d_state * p.channels + channel0,
+                             p.carry_delta + at * p.channels + channel0};
+    scan_chunk_end<T, Shape, kLanes, kStates, kTile>(
+        to, channels, p.channels, p.d_state, tiles, s_delta, s_input, s_B, s_C,
+        [&](int channel, int n) { return scan_rate(p, channel0 + channel, n); }, copy_tile,
+        prepare);
+  } else {
+    // M: this lane's channels and states.
+    const int lane = tid % 32;
+    const int j = lane / kSlots;
+    const int lane_row = tid / 32 * Shape::kWarpChannels + lane % kSlots;
+    float A2[kChannels][kStates];
+    float h[kChannels][kStates];
 #pragma unroll
-      for (int window = 0; window < kTile; window += Shape::kWindow) {
-        float partial[kChannels][Shape::kWindow];
+    for (int q = 0; q < kChannels; ++q) {
+      const int channel = lane_row + q * kSlots;
+      const index_t d = channel0 + channel;
 #pragma unroll
-        for (int i = 0; i < Shape::kWindow; i += 4) {
-          const int t = window + i;
-          float4 delta[kChannels], input[kChannels];
-#pragma unroll
-          for (int q = 0; q < kChannels; ++q) {
-            const int at = q * kSlots * kRow + t;
-            delta[q] = *reinterpret_cast<const float4*>(delta_row + at);
-            input[q] = *reinterpret_cast<const float4*>(input_row + at);
-          }
-#pragma unroll
-          for (int s = 0; s < kStates; ++s) {
-            const float4 b = *reinterpret_cast<const float4*>(B_states + kLanes * s * kRow + t);
-            float4 c = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if constexpr (!kCarry) {
-              c = *reinterpret_cast<const float4*>(C_states + kLanes * s * kRow + t);
-            }
-#pragma unroll
-            for (int q = 0; q < kChannels; ++q) {
-              const auto advance = [&](float dl, float in, float bb, float cc, float& sum) {
-                h[q][s] = fmaf(exp2_fast(dl * A2[q][s]), h[q][s], in * bb);
-                if constexpr (!kCarry) sum = s == 0 ? h[q][s] * cc : fmaf(h[q][s], cc, sum);
-              };
-              advance(delta[q].x, input[q].x, b.x, c.x, partial[q][i]);
-              advance(delta[q].y, input[q].y, b.y, c.y, partial[q][i + 1]);
-              advance(delta[q].z, input[q].z, b.z, c.z, partial[q][i + 2]);
-              advance(delta[q].w, input[q].w, b.w, c.w, partial[q][i + 3]);
-            }
+      for (int s = 0; s < kStates; ++s) {
+        const int n = j + kLanes * s;
+        A2[q][s] = 0.0f;
+        h[q][s] = 0.0f;
+        if (channel < channels && n < p.d_state) {
+          A2[q][s] = scan_rate(p, d, n);
+          if (p.chunks > 1) {
+            h[q][s] =
+                p.carry_state[((sequence * p.chunks + chunk) * p.d_state + n) * p.channels + d];
+          } else if (p.h0 != nullptr) {
+            h[q][s] = p.h0[sequence * p.h0_stride[0] + d * p.h0_stride[1] + n * p.h0_stride[2]];
           }
         }
-        if constexpr (!kCarry) {
+      }
+    }
+
+    for (int tile = 0; tile < tiles; ++tile) {
+      if (tile + 1 < tiles) copy_tile(tile + 1);
+      if (gated) copy_gate(tile);
+      async_commit();
+
+      {  // M
+        float* const delta_row = s_delta + lane_row * kRow;
+        const float* const input_row = s_input + lane_row * kRow;
+        const float* const B_states = s_B + j * kRow;
+        const float* const C_states = s_C + j * kRow;
+        float y[kChannels][kTile / kLanes];
+#pragma unroll
+        for (int window = 0; window < kTile; window += Shape::kWindow) {
+          float partial[kChannels][Shape::kWindow];
+#pragma unroll
+          for (int i = 0; i < Shape::kWindow; i += 4) {
+            const int t = window + i;
+            float4 delta[kChannels], input[kChannels];
+#pragma unroll
+            for (int q = 0; q < kChannels; ++q) {
+              const int at = q * kSlots * kRow + t;
+              delta[q] = *reinterpret_cast<const float4*>(delta_row + at);
+              input[q] = *reinterpret_cast<const float4*>(input_row + at);
+            }
+#pragma unroll
+            for (int s = 0; s < kStates; ++s) {
+              const float4 b = *reinterpret_cast<const float4*>(B_states + kLanes * s * kRow + t);
+              const float4 c = *reinterpret_cast<const float4*>(C_states + kLanes * s * kRow + t);
+#pragma unroll
+              for (int q = 0; q < kChannels; ++q) {
+                const auto advance = [&](float dl, float in, float bb, float cc, float& sum) {
+                  h[q][s] = fmaf(exp2_fast(dl * A2[q][s]), h[q][s], in * bb);
+                  sum = s == 0 ? h[q][s] * cc : fmaf(h[q][s], cc, sum);
+                };
+                advance(delta[q].x, input[q].x, b.x, c.x, partial[q][i]);
+                advance(delta[q].y, input[q].y, b.y, c.y, partial[q][i + 1]);
+                advance(delta[q].z, input[q].z, b.z, c.z, partial[q][i + 2]);
+                advance(delta[q].w, input[q].w, b.w, c.w, partial[q][i + 3]);
+              }
+            }
+          }
 #pragma unroll
           for (int q = 0; q < kChannels; ++q) {
             transpose_sum<kLanes, Shape::kWindow>(partial[q], j);
@@ -596,8 +608,6 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
             }
           }
         }
-      }
-      if constexpr (!kCarry) {
         __syncwarp();  // every lane of the channel has read its delta
 #pragma unroll
         for (int q = 0; q < kChannels; ++q) {
@@ -607,95 +617,75 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
           }
         }
       }
-    }
 
-    async_wait_all();
-    __syncthreads();
+      async_wait_all();
+      __syncthreads();
 
-    if constexpr (!kCarry) {  // E
-      const int tile_tokens = tile_size(tile);
-      float out[kGroups][kPair][4];
-#pragma unroll
-      for (int u = 0; u < kGroups; ++u) {
-#pragma unroll
-        for (int c = 0; c < kPair; ++c) {
-          const float4 sum = *reinterpret_cast<const float4*>(s_delta + unit_row[u] + c * kRow);
-          out[u][c][0] = fmaf(D[u][c], x[u][c][0], sum.x);
-          out[u][c][1] = fmaf(D[u][c], x[u][c][1], sum.y);
-          out[u][c][2] = fmaf(D[u][c], x[u][c][2], sum.z);
-          out[u][c][3] = fmaf(D[u][c], x[u][c][3], sum.w);
-        }
-      }
-      if (gated) {
+      {  // E
+        const int tile_tokens = tile_size(tile);
+        float out[kGroups][kPair][4];
 #pragma unroll
         for (int u = 0; u < kGroups; ++u) {
 #pragma unroll
-          for (int k = 0; k < 4; ++k) {
-            float z_value[kPair];
-            load_floats(raw_z + unit_z[u] + k * kTokenStep, z_value);
-#pragma unroll
-            for (int c = 0; c < kPair; ++c) out[u][c][k] *= silu_fast(z_value[c]);
+          for (int c = 0; c < kPair; ++c) {
+            const float4 sum = *reinterpret_cast<const float4*>(s_delta + unit_row[u] + c * kRow);
+            out[u][c][0] = fmaf(D[u][c], x[u][c][0], sum.x);
+            out[u][c][1] = fmaf(D[u][c], x[u][c][1], sum.y);
+            out[u][c][2] = fmaf(D[u][c], x[u][c][2], sum.z);
+            out[u][c][3] = fmaf(D[u][c], x[u][c][3], sum.w);
           }
         }
-      }
+        if (gated) {
 #pragma unroll
-      for (int u = 0; u < kGroups; ++u) {
-        if (y_at[u] == nullptr) continue;
-        if (kTokenRows && tile_tokens == kTile &&
-            reinterpret_cast<std::uintptr_t>(y_at[u]) % (4 * sizeof(T)) == 0) {
-          *reinterpret_cast<Elements<T, 4>*>(y_at[u]) = {
-              store_as<T>(out[u][0][0]), store_as<T>(out[u][0][1]), store_as<T>(out[u][0][2]),
-              store_as<T>(out[u][0][3])};
-        } else {
-          const int count = tile_tokens - unit_token[u];
+          for (int u = 0; u < kGroups; ++u) {
 #pragma unroll
-          for (int k = 0; k < 4; ++k) {
-            if (k >= count) continue;
-            Elements<T, kPair> value;
+            for (int k = 0; k < 4; ++k) {
+              float z_value[kPair];
+              load_floats(raw_z + unit_z[u] + k * kTokenStep, z_value);
 #pragma unroll
-            for (int c = 0; c < kPair; ++c) value.v[c] = store_as<T>(out[u][c][k]);
-            *reinterpret_cast<Elements<T, kPair>*>(y_at[u] + k * static_cast<index_t>(y_step)) =
-                value;
+              for (int c = 0; c < kPair; ++c) out[u][c][k] *= silu_fast(z_value[c]);
+            }
           }
         }
-        y_at[u] += kTile * p.y_stride[1];
+#pragma unroll
+        for (int u = 0; u < kGroups; ++u) {
+          if (y_at[u] == nullptr) continue;
+          if (kTokenRows && tile_tokens == kTile &&
+              reinterpret_cast<std::uintptr_t>(y_at[u]) % (4 * sizeof(T)) == 0) {
+            *reinterpret_cast<Elements<T, 4>*>(y_at[u]) = {
+                store_as<T>(out[u][0][0]), store_as<T>(out[u][0][1]), store_as<T>(out[u][0][2]),
+                store_as<T>(out[u][0][3])};
+          } else {
+            const int count = tile_tokens - unit_token[u];
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+              if (k >= count) continue;
+              Elements<T, kPair> value;
+#pragma unroll
+              for (int c = 0; c < kPair; ++c) value.v[c] = store_as<T>(out[u][c][k]);
+              *reinterpret_cast<Elements<T, kPair>*>(y_at[u] + k * static_cast<index_t>(y_step)) =
+                  value;
+            }
+          }
+          y_at[u] += kTile * p.y_stride[1];
+        }
       }
+      if (tile + 1 < tiles) prepare(tile + 1);
+      __syncthreads();
     }
-    if (tile + 1 < tiles) prepare(tile + 1);
-    __syncthreads();
-  }
 
-  if constexpr (kCarry) {
-    // Sum of delta per channel: the units' sums in order of their tokens.
-    float* const sums = s_delta;  // rows of kRow, one sum in the place of each group of four
 #pragma unroll
-    for (int u = 0; u < kGroups; ++u) {
+    for (int q = 0; q < kChannels; ++q) {
+      const int channel = lane_row + q * kSlots;
+      const index_t d = channel0 + channel;
 #pragma unroll
-      for (int c = 0; c < kPair; ++c) {
-        if (exists[u]) sums[unit_row[u] + c * kRow] = delta_sum[u][c];
-      }
-    }
-    __syncthreads();
-    for (int channel = tid; channel < channels; channel += kThreads) {
-      float sum = 0.0f;
-      for (int t = 0; t < kTile; t += 4) sum += sums[channel * kRow + t];
-      p.carry_delta[(sequence * p.chunks + chunk) * p.channels + channel0 + channel] = sum;
-    }
-  }
-#pragma unroll
-  for (int q = 0; q < kChannels; ++q) {
-    const int channel = lane_row + q * kSlots;
-    const index_t d = channel0 + channel;
-#pragma unroll
-    for (int s = 0; s < kStates; ++s) {
-      const int n = j + kLanes * s;
-      if (channel < channels && n < p.d_state) {
-        if constexpr (kCarry) {
-          p.carry_state[((sequence * p.chunks + chunk + 1) * p.d_state + n) * p.channels + d] =
-              h[q][s];
-        } else if (p.h_last != nullptr && chunk == p.chunks - 1) {
-          p.h_last[sequence * p.h_last_stride[0] + d * p.h_last_stride[1] +
-                   n * p.h_last_stride[2]] = h[q][s];
+      for (int s = 0; s < kStates; ++s) {
+        const int n = j + kLanes * s;
+        if (channel < channels && n < p.d_state) {
+          if (p.h_last != nullptr && chunk == p.chunks - 1) {
+            p.h_last[sequence * p.h_last_stride[0] + d * p.h_last_stride[1] +
+                     n * p.h_last_stride[2]] = h[q][s];
+          }
         }
       }
     }
@@ -711,7 +701,7 @@ __global__ void __launch_bounds__(128) scan_carry_kernel(const ScanTileParams<T>
   const index_t d = static_cast<index_t>(blockIdx.x) * 128 + threadIdx.x;
   if (d >= p.channels) return;
   const index_t n = blockIdx.y;
-  const float a = p.A[d * p.A_stride[0] + n * p.A_stride[1]] * kLog2e;
+  const float a = scan_rate(p, d, n);
   const index_t next = static_cast<index_t>(p.d_state) * p.channels;
   constexpr int kAhead = 8;  // loads in flight: the chain itself is two instructions per chunk
   for (index_t sequence = blockIdx.z; sequence < p.sequences; sequence += gridDim.z) {
