@@ -25,6 +25,11 @@ class ConfiguredTarget : public DeviceTarget<> {
   }
   Configured backend() { return {DeviceTarget::backend(), config()}; }
 };
+// The same captured into a graph.
+class ConfiguredGraph : public DeviceTarget<Execution::graph> {
+ public:
+  Configured backend() { return {DeviceTarget::backend(), ConfiguredTarget::config()}; }
+};
 
 template <class T>
 class ScanConfiguration : public testing::Test {
@@ -394,6 +399,9 @@ TYPED_TEST(ScanConfiguration, SameBitsFromRunToRun) {
       ASSERT_TRUE(run<ConfiguredTarget>(p.args()).is_ok());
       EXPECT_EQ(p.y.snapshot(), first);
     }
+    p.y.poison();
+    ASSERT_TRUE(run<ConfiguredGraph>(p.args()).is_ok());
+    EXPECT_EQ(p.y.snapshot(), first) << "in a graph";
   }
 }
 

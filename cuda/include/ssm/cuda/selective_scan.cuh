@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ssm/core/arena.hpp"
+#include "ssm/cuda/detail/dependent_launch.cuh"
 #include "ssm/cuda/detail/launch.cuh"
 #include "ssm/cuda/detail/scan_general.cuh"
 #include "ssm/cuda/detail/scan_step.cuh"
@@ -221,6 +222,10 @@ Status launch_scan_tile(const Cuda& cuda, ScanTileParams<T> p, ScanLayout layout
           kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
       if (error != cudaSuccess) return cuda_status("selective_scan", error);
     }
+    if (!kCarry && chunks > 1) {
+      return cuda_status("selective_scan",
+                         launch_dependent(cuda, kernel, blocks, kThreads, kSharedBytes, p));
+    }
     kernel<<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, cuda.stream>>>(p);
     return cuda_status("selective_scan", cudaGetLastError());
   };
@@ -245,10 +250,12 @@ Status launch_scan_carry(const Cuda& cuda, const ScanTileParams<T>& p, ScanLayou
       scan_padded_state(p.d_state), kScanCarryLanes,
       [&](auto variant) { return launch_scan_tile<decltype(variant), true>(cuda, p, layout); });
   if (!status.is_ok()) return status;
-  const dim3 grid(static_cast<unsigned>((p.channels + 127) / 128), static_cast<unsigned>(p.d_state),
-                  static_cast<unsigned>(p.sequences < 65535 ? p.sequences : 65535));
-  scan_carry_kernel<<<grid, 128, 0, cuda.stream>>>(p);
-  return cuda_status("selective_scan", cudaGetLastError());
+  const index_t blocks = (p.channels + kScanCarryThreads - 1) / kScanCarryThreads * p.d_state;
+  const index_t at_once = 0x7fffffff / blocks;
+  const index_t sequences = p.sequences < at_once ? p.sequences : at_once;
+  return cuda_status(
+      "selective_scan",
+      launch_dependent(cuda, scan_carry_kernel<T>, blocks * sequences, kScanCarryThreads, 0, p));
 }
 
 template <class T, class S>

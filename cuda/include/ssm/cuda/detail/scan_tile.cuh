@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "ssm/cuda/detail/async_copy.cuh"
+#include "ssm/cuda/detail/dependent_launch.cuh"
 #include "ssm/cuda/detail/device_math.cuh"
 #include "ssm/cuda/detail/elements.cuh"
 #include "ssm/cuda/detail/scan_chunk_end.cuh"
@@ -521,6 +522,7 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   }
 
   if constexpr (kCarry) {
+    allow_kernel_after();
     static_assert(kChannels == 1,
                   "a lane of the carry pass has states of every channel of its warp");
     const index_t at = sequence * p.chunks + chunk;
@@ -531,6 +533,8 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
         [&](int channel, int n) { return scan_rate(p, channel0 + channel, n); }, copy_tile,
         prepare);
   } else {
+    if (p.chunks > 1) wait_for_kernel_before();
+
     // M: this lane's channels and states.
     const int lane = tid % 32;
     const int j = lane / kSlots;
@@ -692,19 +696,29 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   }
 }
 
+constexpr int kScanCarryThreads = 128;
+
 // Turns the end state of each chunk, from zero, into the state each chunk starts from:
 //   H_0 = h0,   H_{c+1} = exp(A sum of delta over c) H_c + end_c.
 // On entry row c + 1 of carry_state holds end_c; on return row c holds H_c. One thread per channel
 // and state, neighbouring threads on neighbouring channels.
 template <class T>
-__global__ void __launch_bounds__(128) scan_carry_kernel(const ScanTileParams<T> p) {
-  const index_t d = static_cast<index_t>(blockIdx.x) * 128 + threadIdx.x;
+__global__ void __launch_bounds__(kScanCarryThreads) scan_carry_kernel(const ScanTileParams<T> p) {
+  allow_kernel_after();
+  const unsigned channel_blocks =
+      static_cast<unsigned>((p.channels + kScanCarryThreads - 1) / kScanCarryThreads);
+  const unsigned outer = blockIdx.x / channel_blocks;
+  const index_t d =
+      static_cast<index_t>(blockIdx.x % channel_blocks) * kScanCarryThreads + threadIdx.x;
   if (d >= p.channels) return;
-  const index_t n = blockIdx.y;
+  const unsigned d_state = static_cast<unsigned>(p.d_state);
+  const index_t n = outer % d_state;
+  const unsigned sequences_at_once = gridDim.x / (channel_blocks * d_state);
   const float a = scan_rate(p, d, n);
   const index_t next = static_cast<index_t>(p.d_state) * p.channels;
   constexpr int kAhead = 8;  // loads in flight: the chain itself is two instructions per chunk
-  for (index_t sequence = blockIdx.z; sequence < p.sequences; sequence += gridDim.z) {
+  wait_for_kernel_before();
+  for (index_t sequence = outer / d_state; sequence < p.sequences; sequence += sequences_at_once) {
     float* const state = p.carry_state + (sequence * p.chunks * p.d_state + n) * p.channels + d;
     const float* const delta = p.carry_delta + sequence * p.chunks * p.channels + d;
     float h = p.h0 == nullptr
