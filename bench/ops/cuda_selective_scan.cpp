@@ -13,7 +13,8 @@ namespace {
 
 using namespace ssm_bench;
 
-template <class T, bool kTokenRows = false>
+// kConfigured: in the lanes and chunks of the last two arguments, not those of the rule.
+template <class T, bool kTokenRows = false, bool kConfigured = false>
 void scan(benchmark::State& state) {
   const ScanInputs<T> inputs(state.range(0), state.range(1), state.range(2));
   ssm::SelectiveScanArgs<T> a = inputs.args;
@@ -28,12 +29,18 @@ void scan(benchmark::State& state) {
   Stream stream;
   ssm::Cuda cuda;
   cuda.stream = stream.get();
-  const std::size_t bytes = ssm::workspace_bytes(cuda, a);
+  const std::size_t bytes = kConfigured ? std::size_t{64} << 20 : ssm::workspace_bytes(cuda, a);
   const Device<unsigned char> workspace(static_cast<index_t>(bytes) + 1);
   cuda.workspace = ssm::Arena(workspace.data(), bytes);
+  ssm::ScanConfig config = ssm::selective_scan_config(cuda, a);
+  if (kConfigured) {
+    config.lanes = static_cast<int>(state.range(3));
+    config.chunks = static_cast<int>(state.range(4));
+  }
 
-  if (!ssm::selective_scan(cuda, a)) state.SkipWithError("the scan was refused");  // loads code
-  const double mean = stream.time(state, [&] { return ssm::selective_scan(cuda, a); });
+  const auto call = [&] { return ssm::selective_scan(cuda, a, config); };
+  if (!call()) state.SkipWithError("the scan was refused");  // loads code
+  const double mean = stream.time(state, call);
 
   constexpr double kStates = ScanInputs<T>::kStates;
   const double elements = static_cast<double>(inputs.count);
@@ -43,7 +50,6 @@ void scan(benchmark::State& state) {
   state.counters["bytes/s"] = moved / mean;
   state.counters["%memory"] = 100 * moved / peak_bandwidth() / mean;
   state.counters["%sfu"] = 100 * elements * (kStates + 3) / peak_special_functions() / mean;
-  const ssm::ScanConfig config = ssm::selective_scan_config(cuda, a);
   state.counters["lanes"] = config.lanes;
   state.counters["chunks"] = config.chunks;
 }
@@ -70,5 +76,24 @@ void lengths(benchmark::internal::Benchmark* b) {
   for (int length = 1 << 9; length <= 1 << 20; length *= 2) b->Args({1, 1024, length});
 }
 BENCHMARK_TEMPLATE(scan, ssm::bf16)->Name("lengths/bf16")->Apply(lengths);
+
+// What the rule chooses from: sequences whole and in chunks.
+void configurations(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"B", "D", "L", "lanes", "chunks"})->UseManualTime()->Unit(benchmark::kMicrosecond);
+  struct {
+    int channels, length, lanes, chunks;  // in chunks: 4 lanes
+  } const shapes[] = {{64, 4096, 16, 64},    {512, 4096, 16, 32},  {1024, 1024, 16, 16},
+                      {1024, 2048, 16, 16},  {1024, 4096, 16, 16}, {1024, 8192, 16, 16},
+                      {1536, 16384, 16, 11}, {2048, 8192, 16, 8},  {2048, 16384, 16, 8},
+                      {3072, 16384, 16, 5},  {3072, 65536, 16, 5}, {5120, 32768, 8, 3},
+                      {5120, 65536, 8, 3},   {5120, 131072, 8, 3}};
+  for (const auto& s : shapes) {
+    b->Args({1, s.channels, s.length, s.lanes, 1});
+    b->Args({1, s.channels, s.length, 4, s.chunks});
+  }
+}
+BENCHMARK_TEMPLATE(scan, ssm::bf16, false, true)
+    ->Name("configurations/bf16")
+    ->Apply(configurations);
 
 }  // namespace
