@@ -14,7 +14,7 @@ SSM_NAMESPACE_BEGIN
 // projections, of the embedding and of the head are made of aligned groups of 16 bytes, d_state is
 // even and at most 32, d_conv at most 4, channels are contiguous in the states and in A, and layers
 // are alike in strides. False, too, where a model is too wide for the threads and the shared memory
-// of a multiprocessor.
+// of a multiprocessor, or the driver is older than 12.1 and the toolkit is not.
 template <class T, class H>
 bool language_model_step_takes(const Cuda& cuda, const LanguageModelStepArgs<T, H>& a);
 
