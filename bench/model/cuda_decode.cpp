@@ -1,5 +1,3 @@
-#include <cublasLt.h>
-
 #include "ssm/cuda/causal_conv1d.hpp"
 #include "ssm/cuda/embedding.hpp"
 #include "ssm/cuda/graph.cuh"
@@ -10,7 +8,7 @@
 #include "ssm/cuda/state_matrix.hpp"
 #include "ssm/model/language_model.hpp"
 #include "ssm/owned.hpp"
-#include "support/cuda.hpp"
+#include "support/cuda_model.hpp"
 
 // Decoding of whole models on a GPU: one token of every sequence, bf16 weights, states in float or
 // in bf16, the step played from a CUDA graph, step after step as in generation. Weights are random,
@@ -23,6 +21,7 @@
 namespace {
 
 using ssm::index_t;
+using ssm_bench::carved;
 using ssm_bench::check;
 using ssm_bench::Device;
 
@@ -40,18 +39,6 @@ ssm::LanguageModelConfig config_of(const Shape& shape) {
   c.n_layer = shape.n_layer;
   c.vocab_size = 50280;
   return c;
-}
-
-// Memory for what `carve` takes.
-template <class Carve>
-auto carved(std::unique_ptr<Device<unsigned char>>* memory, Carve carve) {
-  ssm::Arena counter;
-  carve(counter);
-  const std::size_t bytes = counter.bytes_needed();
-  *memory = std::make_unique<Device<unsigned char>>(static_cast<index_t>(bytes));
-  check(cudaMemset((*memory)->data(), 0, bytes));
-  ssm::Arena arena((*memory)->data(), bytes);
-  return carve(arena);
 }
 
 // Repeats a stretch of random values of about the size that a trained model's have.
@@ -78,15 +65,8 @@ void decode(benchmark::State& bench, const Shape& shape) {
   const index_t batch = bench.range(0);
   const ssm::LanguageModelConfig config = config_of(shape);
   const ssm_bench::Stream stream;
-  cublasLtHandle_t blas = nullptr;
-  if (cublasLtCreate(&blas) != CUBLAS_STATUS_SUCCESS) {
-    bench.SkipWithError("no cuBLASLt");
-    return;
-  }
-  constexpr index_t kWorkspace = index_t{32} << 20;
-  const Device<unsigned char> blas_memory(kWorkspace);
-  const ssm::Cuda cuda{stream.get(), blas,
-                       ssm::Arena(blas_memory.data(), static_cast<std::size_t>(kWorkspace))};
+  const ssm_bench::Backend backend(stream.get());
+  const ssm::Cuda& cuda = backend.cuda();
 
   std::unique_ptr<Device<unsigned char>> weight_memory, state_memory, io_memory;
   ssm::OwnedWorkspace lists(1 << 20);
@@ -123,7 +103,6 @@ void decode(benchmark::State& bench, const Shape& shape) {
   }
   const double seconds = stream.time_repeated(bench, [&] { return step.launch(cuda); });
   if (!status) bench.SkipWithError(status.message().text);
-  cublasLtDestroy(blas);
 
   const double states = static_cast<double>(state.conv.size() + state.ssm.size());
   const double moved = 2.0 * static_cast<double>(ssm::parameter_count(config)) +
