@@ -191,6 +191,26 @@ TYPED_TEST_P(SelectiveScanBackwardSuite, LengthsAroundTileEdges) {
   }
 }
 
+// Too short to be cut, at every number of states that a backend may spread over lanes in its own
+// way: channels that vectors of 16 bytes divide, and channels that they do not.
+TYPED_TEST_P(SelectiveScanBackwardSuite, ShortSequencesOfAnyNumberOfStates) {
+  for (const index_t d_state : {3, 7, 8, 13, 16, 20, 32}) {
+    for (const index_t channels : {5, 40}) {
+      for (const index_t length : {1, 16, 41}) {
+        ScanGradCase c;
+        c.scan.batch = 2;
+        c.scan.channels = channels;
+        c.scan.d_state = d_state;
+        c.scan.groups_b = c.scan.groups_c = 1;
+        c.scan.length = length;
+        c.scan.reverse = length == 16;
+        c.final_gradient = true;
+        this->check(c);
+      }
+    }
+  }
+}
+
 // Long enough for a backend that cuts few channels into chunks to do so, at every number of states
 // that it may spread over lanes in its own way.
 TYPED_TEST_P(SelectiveScanBackwardSuite, LongSequencesOfAnyNumberOfStates) {
@@ -512,12 +532,12 @@ TYPED_TEST_P(SelectiveScanBackwardSuite, BadArgumentsAreNamedAndNothingIsWritten
 REGISTER_TYPED_TEST_SUITE_P(SelectiveScanBackwardSuite, BaseCaseInEveryMode, EveryOptionOnAndOff,
                             CombinationsOfOptions, IgnoreOverwriteAccumulate, EachGradientAlone,
                             ChannelsBatchesAndStatesOfAnySize, GroupsOfAnySize,
-                            LengthsAroundTileEdges, LongSequencesOfAnyNumberOfStates,
-                            LongSequencesOfManyChannels, AnyStrides,
-                            AnySplitWithCarriedStateEqualsTheWhole, PackedSequencesResetTheState,
-                            PaddingIsNeitherReadNorWritten, NothingToDoPassesTheStatesGradientOn,
-                            SoftplusOnBothSidesOfTwenty, ExtremeStepSizes,
-                            DecayedStateIsNotADifference, TwoRunsGiveTheSameBits, NanStaysInItsRow,
-                            BadArgumentsAreNamedAndNothingIsWritten);
+                            LengthsAroundTileEdges, ShortSequencesOfAnyNumberOfStates,
+                            LongSequencesOfAnyNumberOfStates, LongSequencesOfManyChannels,
+                            AnyStrides, AnySplitWithCarriedStateEqualsTheWhole,
+                            PackedSequencesResetTheState, PaddingIsNeitherReadNorWritten,
+                            NothingToDoPassesTheStatesGradientOn, SoftplusOnBothSidesOfTwenty,
+                            ExtremeStepSizes, DecayedStateIsNotADifference, TwoRunsGiveTheSameBits,
+                            NanStaysInItsRow, BadArgumentsAreNamedAndNothingIsWritten);
 
 }  // namespace ssm_test
