@@ -388,8 +388,8 @@ class LanguageModel {
       step.norm_eps = static_cast<accum_t<T>>(config_.norm_eps);
       return step;
     };
-    if constexpr (fuses_language_model_step<Backend, T, H>) {
-      LanguageModelStepArgs<T, H> step;
+    if constexpr (std::is_same<H, accum_t<T>>::value && fuses_language_model_step<Backend, T>) {
+      LanguageModelStepArgs<T> step;
       step.ids = ids.select(1, 0);
       step.embedding = embedding_;
       step.n_layer = config_.n_layer;

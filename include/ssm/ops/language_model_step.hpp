@@ -13,8 +13,7 @@ SSM_NAMESPACE_BEGIN
 //   r      = embedding[ids]
 //   r      = r + block_i(rms_norm(r))      i = 0 … n_layer - 1: MambaStepArgs
 //   logits = W_head (rms_norm(r) norm_weight)
-// H is the type of the states.
-template <class T, class H = accum_t<T>>
+template <class T>
 struct LanguageModelStepArgs {
   using Accum = accum_t<T>;
 
@@ -24,22 +23,22 @@ struct LanguageModelStepArgs {
   const void* layers = nullptr;  // what `layer` is called with
   // The arguments of layer i. All layers have the same shapes and options, and the `residual` of
   // the first, whose values before and after are unspecified.
-  MambaStepArgs<T, H> (*layer)(const void* layers, index_t i) = nullptr;
+  MambaStepArgs<T> (*layer)(const void* layers, index_t i) = nullptr;
   View<const T, 1> norm_weight;  // (d_model)
   Accum norm_eps = 0;
   View<const T, 2> head;  // (vocabulary, d_model)
   View<Accum, 2> logits;  // (batch, vocabulary), output, optional
 };
 
-// Whether a backend has the operation for T and states of H. Of such a backend,
+// Whether a backend has the operation for T, with states in accum_t<T>. Of such a backend,
 // language_model_step_takes(backend, args) says whether it takes these arguments; for the rest the
 // model calls one block after another.
-template <class Backend, class T, class H = accum_t<T>>
+template <class Backend, class T>
 inline constexpr bool fuses_language_model_step = false;
 
 // Every shape condition; touches no element.
-template <class T, class H>
-Status check_shapes(const LanguageModelStepArgs<T, H>& a) noexcept {
+template <class T>
+Status check_shapes(const LanguageModelStepArgs<T>& a) noexcept {
   Check check("language_model_step");
   const index_t batch = a.ids.extent(0);
   const index_t vocabulary = a.embedding.extent(0);
@@ -52,7 +51,7 @@ Status check_shapes(const LanguageModelStepArgs<T, H>& a) noexcept {
       .at_least("n_layer", a.n_layer, index_t{1})
       .require(a.layer != nullptr, ErrorCode::invalid_argument, "layer", "must not be null");
   for (index_t i = 0; i < a.n_layer && check.passed(); ++i) {
-    const MambaStepArgs<T, H> layer = a.layer(a.layers, i);
+    const MambaStepArgs<T> layer = a.layer(a.layers, i);
     check.shape("layer residual", layer.residual, {batch, d_model}).also(check_shapes(layer));
   }
   return check.status();
@@ -92,15 +91,15 @@ std::size_t language_model_step_workspace_bytes(index_t batch, index_t d_model, 
 }
 
 // Chosen only when the backend's own header is missing.
-template <class Backend, class T, class H>
-bool language_model_step_takes(const Backend&, const LanguageModelStepArgs<T, H>&) {
+template <class Backend, class T>
+bool language_model_step_takes(const Backend&, const LanguageModelStepArgs<T>&) {
   static_assert(
       sizeof(Backend) == 0,
       "no language_model_step for this backend: include <ssm/cuda/language_model_step.hpp>");
   return false;
 }
-template <class Backend, class T, class H>
-Status language_model_step(const Backend&, const LanguageModelStepArgs<T, H>&, Arena) {
+template <class Backend, class T>
+Status language_model_step(const Backend&, const LanguageModelStepArgs<T>&, Arena) {
   static_assert(
       sizeof(Backend) == 0,
       "no language_model_step for this backend: include <ssm/cuda/language_model_step.hpp>");

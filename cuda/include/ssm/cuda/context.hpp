@@ -43,7 +43,7 @@ template <>
 inline constexpr bool fuses_mamba_step<Cuda, f16, bf16> = true;
 
 // By ssm/cuda/language_model_step.hpp.
-template <class T, class H>
-inline constexpr bool fuses_language_model_step<Cuda, T, H> = fuses_mamba_step<Cuda, T, H>;
+template <class T>
+inline constexpr bool fuses_language_model_step<Cuda, T> = fuses_mamba_step<Cuda, T>;
 
 SSM_NAMESPACE_END

@@ -7,18 +7,18 @@ SSM_NAMESPACE_BEGIN
 namespace detail {
 
 // The grid, the shapes of the stream and the shared memory for a model, if it can be taken.
-template <class T, class H>
+template <class T>
 struct LanguageModelStepPlan {
-  using Params = LanguageModelStepParams<T, H>;
+  using Params = LanguageModelStepParams<T>;
   bool taken = false;
   int blocks = 0;
   int threads = 0;  // that multiply
   Params params = {};
 
-  LanguageModelStepPlan(const LanguageModelStepArgs<T, H>& a) noexcept {
+  LanguageModelStepPlan(const LanguageModelStepArgs<T>& a) noexcept {
     const index_t batch = a.ids.extent(0);
     if (batch < 1 || batch > kStepMaxTokens || a.n_layer < 1 || a.layer == nullptr) return;
-    const MambaStepArgs<T, H> first = a.layer(a.layers, 0);
+    const MambaStepArgs<T> first = a.layer(a.layers, 0);
     const index_t d_model = first.out_proj_weight.extent(0);
     const index_t d_inner = first.conv1d_weight.extent(0);
     const index_t d_state = first.A.extent(1);
@@ -29,7 +29,7 @@ struct LanguageModelStepPlan {
         dt_rank > kMost || a.embedding.extent(0) > (index_t{1} << 30) || d_state < 2 ||
         d_state % 2 != 0 || d_state > kStepMaxStates || older < 0 || older > kStepMaxOlder ||
         first.b_rule != BRule::euler || a.n_layer >= 0xffff ||
-        !compiled_for(language_model_step_kernel<T, H, 1>, 80) || driver_version() < kStepDriver ||
+        !compiled_for(language_model_step_kernel<T, 1>, 80) || driver_version() < kStepDriver ||
         device_attribute(cudaDevAttrCooperativeLaunch) == 0) {
       return;
     }
@@ -99,10 +99,10 @@ struct LanguageModelStepPlan {
     return equal;
   }
 
-  static bool takes_layer(const MambaStepArgs<T, H>& f, const MambaStepArgs<T, H>& l) noexcept {
+  static bool takes_layer(const MambaStepArgs<T>& f, const MambaStepArgs<T>& l) noexcept {
     for (const auto member :
-         {&MambaStepArgs<T, H>::in_proj_weight, &MambaStepArgs<T, H>::x_proj_weight,
-          &MambaStepArgs<T, H>::dt_proj_weight, &MambaStepArgs<T, H>::out_proj_weight}) {
+         {&MambaStepArgs<T>::in_proj_weight, &MambaStepArgs<T>::x_proj_weight,
+          &MambaStepArgs<T>::dt_proj_weight, &MambaStepArgs<T>::out_proj_weight}) {
       if (!has_packs(l.*member) || !same_rows(l.*member) || !same(l.*member, f.*member)) {
         return false;
       }
@@ -117,7 +117,7 @@ struct LanguageModelStepPlan {
            l.norm_eps == f.norm_eps && l.b_rule == f.b_rule;
   }
 
-  bool plan(const LanguageModelStepArgs<T, H>& a, const MambaStepArgs<T, H>& first, int warps,
+  bool plan(const LanguageModelStepArgs<T>& a, const MambaStepArgs<T>& first, int warps,
             int capacity) noexcept {
     Params& p = params;
     const int tokens = step_tokens(p.batch);
@@ -154,10 +154,10 @@ struct LanguageModelStepPlan {
   }
 };
 
-template <class T, class H, int kTokens>
-cudaError_t launch_language_model_step(const Cuda& cuda, const LanguageModelStepPlan<T, H>& plan,
-                                       const LanguageModelStepParams<T, H>& params) {
-  const auto kernel = language_model_step_kernel<T, H, kTokens>;
+template <class T, int kTokens>
+cudaError_t launch_language_model_step(const Cuda& cuda, const LanguageModelStepPlan<T>& plan,
+                                       const LanguageModelStepParams<T>& params) {
+  const auto kernel = language_model_step_kernel<T, kTokens>;
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, params.shared.bytes);
   if (error != cudaSuccess) return error;
@@ -176,22 +176,21 @@ cudaError_t launch_language_model_step(const Cuda& cuda, const LanguageModelStep
 
 }  // namespace detail
 
-template <class T, class H>
-bool language_model_step_takes(const Cuda&, const LanguageModelStepArgs<T, H>& a) {
-  return detail::LanguageModelStepPlan<T, H>(a).taken;
+template <class T>
+bool language_model_step_takes(const Cuda&, const LanguageModelStepArgs<T>& a) {
+  return detail::LanguageModelStepPlan<T>(a).taken;
 }
 
-template <class T, class H>
-Status language_model_step(const Cuda& cuda, const LanguageModelStepArgs<T, H>& a,
-                           Arena workspace) {
+template <class T>
+Status language_model_step(const Cuda& cuda, const LanguageModelStepArgs<T>& a, Arena workspace) {
   const char* const op = "language_model_step";
   Check check(op);
   check.also(check_shapes(a));
   if (!check.passed()) return check.status();
-  const detail::LanguageModelStepPlan<T, H> plan(a);
+  const detail::LanguageModelStepPlan<T> plan(a);
   check.require(plan.taken, ErrorCode::unsupported, "args", "are none that this kernel takes");
   if (!check.passed()) return check.status();
-  detail::LanguageModelStepParams<T, H> p = plan.params;
+  detail::LanguageModelStepParams<T> p = plan.params;
   const auto scratch = detail::LanguageModelStepScratch<T>::carve(
       p.batch, p.d_model, p.d_inner, p.dt_rank + 2 * p.d_state, workspace);
   check.also(workspace.status(op));
@@ -211,17 +210,17 @@ Status language_model_step(const Cuda& cuda, const LanguageModelStepArgs<T, H>& 
     p.layer_count = std::min(layers - i, detail::kStepMaxLayers);
     p.ends_in_head = a.logits.present() && i + p.layer_count == layers;
     for (int j = 0; j < p.layer_count; ++j) {
-      p.layers[j] = detail::LanguageModelStepLayer<T, H>(a.layer(a.layers, i + j));
+      p.layers[j] = detail::LanguageModelStepLayer<T>(a.layer(a.layers, i + j));
     }
     switch (detail::step_tokens(p.batch)) {
       case 1:
-        error = detail::launch_language_model_step<T, H, 1>(cuda, plan, p);
+        error = detail::launch_language_model_step<T, 1>(cuda, plan, p);
         break;
       case 2:
-        error = detail::launch_language_model_step<T, H, 2>(cuda, plan, p);
+        error = detail::launch_language_model_step<T, 2>(cuda, plan, p);
         break;
       default:
-        error = detail::launch_language_model_step<T, H, detail::kStepMaxTokens>(cuda, plan, p);
+        error = detail::launch_language_model_step<T, detail::kStepMaxTokens>(cuda, plan, p);
     }
   }
   return detail::cuda_status(op, error);

@@ -15,12 +15,12 @@ SSM_NAMESPACE_BEGIN
 // even and at most 32, d_conv at most 4, channels are contiguous in the states and in A, and layers
 // are alike in strides. False, too, where a model is too wide for the threads and the shared memory
 // of a multiprocessor, or the driver is older than 12.1 and the toolkit is not.
-template <class T, class H>
-bool language_model_step_takes(const Cuda& cuda, const LanguageModelStepArgs<T, H>& a);
+template <class T>
+bool language_model_step_takes(const Cuda& cuda, const LanguageModelStepArgs<T>& a);
 
 // `unsupported` for what is not taken. Values (ids, slots, the sign of A) are not checked. T is
-// float, bf16 or f16; H is float, or bf16 beside a 16-bit T.
-template <class T, class H>
-Status language_model_step(const Cuda& cuda, const LanguageModelStepArgs<T, H>& a, Arena workspace);
+// float, bf16 or f16, states are in float.
+template <class T>
+Status language_model_step(const Cuda& cuda, const LanguageModelStepArgs<T>& a, Arena workspace);
 
 SSM_NAMESPACE_END

@@ -64,8 +64,7 @@ __host__ __device__ constexpr int step_tokens(int batch) { return batch <= 2 ? b
 __host__ __device__ constexpr int step_warps(int tokens) { return tokens == 4 ? 6 : 8; }
 __host__ __device__ constexpr int step_copy_warps(int tokens) { return tokens == 4 ? 2 : 4; }
 
-// H is the type of the states.
-template <class T, class H>
+template <class T>
 struct LanguageModelStepLayer {
   const T* in_proj_weight;
   const T* x_proj_weight;
@@ -79,11 +78,11 @@ struct LanguageModelStepLayer {
   const float* dt_proj_bias;
   const float* A;
   const float* D;
-  H* conv;
-  H* ssm;
+  float* conv;
+  float* ssm;
 
   LanguageModelStepLayer() = default;
-  explicit LanguageModelStepLayer(const MambaStepArgs<T, H>& a) noexcept
+  explicit LanguageModelStepLayer(const MambaStepArgs<T>& a) noexcept
       : in_proj_weight(a.in_proj_weight.data()),
         x_proj_weight(a.x_proj_weight.data()),
         dt_proj_weight(a.dt_proj_weight.data()),
@@ -122,8 +121,7 @@ struct StepShared {
       used += (count * static_cast<int>(size) + 15) / 16 * 16;
       return at;
     };
-    // Pointers alone, of one size for every type of states.
-    layers = take(std::min(n_layer, kStepMaxLayers), sizeof(LanguageModelStepLayer<T, T>));
+    layers = take(std::min(n_layer, kStepMaxLayers), sizeof(LanguageModelStepLayer<T>));
     vectors = take(tokens, std::max(static_cast<std::size_t>(d_model) * sizeof(float),
                                     static_cast<std::size_t>(d_inner) * sizeof(T)));
     dt_BC = take(tokens * mixes, sizeof(float));
@@ -148,9 +146,9 @@ struct StepShared {
   }
 };
 
-template <class T, class H>
+template <class T>
 struct LanguageModelStepParams {
-  LanguageModelStepLayer<T, H> layers[kStepMaxLayers];
+  LanguageModelStepLayer<T> layers[kStepMaxLayers];
   StreamShape shapes[kStepParts];
   StepShared<T> shared;
   int first_layer, layer_count;
@@ -171,8 +169,7 @@ struct LanguageModelStepParams {
   TaggedWords<float> residual;
   TaggedWords<T> x, y, dt_BC;
 };
-static_assert(sizeof(LanguageModelStepParams<float, float>) <= kStepMaxParams,
-              "more than a kernel takes");
+static_assert(sizeof(LanguageModelStepParams<float>) <= kStepMaxParams, "more than a kernel takes");
 
 // A range of neighbouring rows or channels.
 struct StepRange {
@@ -188,14 +185,14 @@ struct StepRange {
   }
 };
 
-template <class T, class H, int kTokens>
+template <class T, int kTokens>
 class LanguageModelStepBlock {
   static constexpr int kCount = Pack<T>::kCount;
   // Channels of which a thread has kStepStates states in one row, at most.
   static constexpr int kScans = kTokens;
   static constexpr int kCopyWarps = step_copy_warps(kTokens);
-  using Params = LanguageModelStepParams<T, H>;
-  using Layer = LanguageModelStepLayer<T, H>;
+  using Params = LanguageModelStepParams<T>;
+  using Layer = LanguageModelStepLayer<T>;
 
  public:
   __device__ LanguageModelStepBlock(const Params& params, unsigned char* shared)
@@ -674,21 +671,19 @@ class LanguageModelStepBlock {
     return sum_of(at<float>(sums_at(part)), shape, shape.fours * kStreamRows, row, b);
   }
 
-  // Numbers as they were loaded: to widen one would be to wait for it.
-  template <class U>
-  static __device__ float raw(U v) {
-    if constexpr (sizeof(U) == 4) {
+  // Numbers of T as they were loaded: to widen one would be to wait for it.
+  static __device__ float raw(T v) {
+    if constexpr (sizeof(T) == 4) {
       return v;
     } else {
       return __uint_as_float(v.bits);
     }
   }
-  template <class U>
   static __device__ float widened(float v) {
-    if constexpr (sizeof(U) == 4) {
+    if constexpr (sizeof(T) == 4) {
       return v;
     } else {
-      U narrow;
+      T narrow;
       narrow.bits = static_cast<std::uint16_t>(__float_as_uint(v));
       return load_float(narrow);
     }
@@ -706,7 +701,7 @@ class LanguageModelStepBlock {
     const T* const taps = layer.conv1d_weight + d * p_.conv1d_stride;
 #pragma unroll
     for (int j = 0; j < kStepMaxOlder; ++j) {
-      c[kBefore + j] = j < p_.older && slot >= 0 ? raw(state_[0][j * p_.conv_stride[1]]) : 0.0f;
+      c[kBefore + j] = j < p_.older && slot >= 0 ? state_[0][j * p_.conv_stride[1]] : 0.0f;
       c[kTaps + j] = j < p_.older ? raw(taps[j]) : 0.0f;
     }
     c[kLast] = raw(taps[p_.older]);
@@ -723,13 +718,13 @@ class LanguageModelStepBlock {
     const int channel = place_in(channel_);
     const float(&c)[kFetched] = fetched_[0];
     const float scale = residual_scale(b, p_.norm_eps);
-    const float x = fmaf(layer_sum(kStepIn, channel, b), scale, widened<T>(c[kXBias]));
-    float sum = widened<T>(c[kBias]);
+    const float x = fmaf(layer_sum(kStepIn, channel, b), scale, widened(c[kXBias]));
+    float sum = widened(c[kBias]);
 #pragma unroll
     for (int j = 0; j < kStepMaxOlder; ++j) {
-      sum = fmaf(widened<T>(c[kTaps + j]), widened<H>(c[kBefore + j]), sum);
+      sum = fmaf(widened(c[kTaps + j]), c[kBefore + j], sum);
     }
-    const T out = store_as<T>(silu_fast(fmaf(widened<T>(c[kLast]), x, sum)));
+    const T out = store_as<T>(silu_fast(fmaf(widened(c[kLast]), x, sum)));
     p_.x.put(b * p_.d_inner + channels_.first + channel, out, tag);
     at<float>(at_.own_x)[thread_] = load_float(out);
     if (z_within()) finish_z(kStepIn, fours_of(channels_.count) * kStreamRows);
@@ -737,8 +732,8 @@ class LanguageModelStepBlock {
 #pragma unroll
     for (int j = 0; j < kStepMaxOlder; ++j) {
       if (j >= p_.older) break;
-      state_[0][j * p_.conv_stride[1]] = store_as<H>(
-          j + 1 < p_.older ? widened<H>(c[kBefore + (j + 1 < kStepMaxOlder ? j + 1 : j)]) : x);
+      state_[0][j * p_.conv_stride[1]] =
+          j + 1 < p_.older ? c[kBefore + (j + 1 < kStepMaxOlder ? j + 1 : j)] : x;
     }
   }
 
@@ -747,7 +742,7 @@ class LanguageModelStepBlock {
     if (channel_ < 0) return;
     const int b = row_of(channel_);
     const float z = fmaf(layer_sum(part, first_row + place_in(channel_), b),
-                         residual_scale(b, p_.norm_eps), widened<T>(z_bias_));
+                         residual_scale(b, p_.norm_eps), widened(z_bias_));
     at<float>(at_.own_gate)[thread_] = silu_fast(load_float(store_as<T>(z)));
   }
 
@@ -777,7 +772,7 @@ class LanguageModelStepBlock {
       for (int n = 0; n < kStepStates; ++n) {
         const bool exists = first + n < p_.d_state;
         s[kRate + n] = exists ? A[n * p_.A_stride] : 0.0f;
-        s[kState + n] = exists && slot >= 0 ? raw(state_[i][n * p_.ssm_stride[1]]) : 0.0f;
+        s[kState + n] = exists && slot >= 0 ? state_[i][n * p_.ssm_stride[1]] : 0.0f;
       }
       s[kD] = layer.D == nullptr ? 0.0f : layer.D[d];
       s[kDtBias] = layer.dt_proj_bias == nullptr ? 0.0f : layer.dt_proj_bias[d];
@@ -802,8 +797,8 @@ class LanguageModelStepBlock {
 #pragma unroll
       for (int n = 0; n < kStepStates; ++n) {
         if (first + n >= p_.d_state) break;
-        s[kState + n] = fmaf(exp2_fast(delta * (s[kRate + n] * kLog2e)), widened<H>(s[kState + n]),
-                             input * B[n]);
+        s[kState + n] =
+            fmaf(exp2_fast(delta * (s[kRate + n] * kLog2e)), s[kState + n], input * B[n]);
         y = fmaf(B[p_.d_state + n], s[kState + n], y);
       }
 #pragma unroll 1
@@ -818,8 +813,7 @@ class LanguageModelStepBlock {
       const bool kept = scan_[i] >= 0 && state_[i] != nullptr;
 #pragma unroll
       for (int n = 0; n < kStepStates; ++n) {
-        if (kept && first + n < p_.d_state)
-          state_[i][n * p_.ssm_stride[1]] = store_as<H>(s[kState + n]);
+        if (kept && first + n < p_.d_state) state_[i][n * p_.ssm_stride[1]] = s[kState + n];
       }
     }
   }
@@ -863,14 +857,14 @@ class LanguageModelStepBlock {
   float residual_ = 0.0f;
   float z_bias_;
   float fetched_[kScans][kFetched];
-  H* state_[kScans];  // the first of what is fetched of it; null: none to update
+  float* state_[kScans];  // the first of what is fetched of it; null: none to update
 };
 
-template <class T, class H, int kTokens>
+template <class T, int kTokens>
 __global__ void __launch_bounds__(32 * (step_warps(kTokens) + step_copy_warps(kTokens)), 1)
-    language_model_step_kernel(const __grid_constant__ LanguageModelStepParams<T, H> p) {
+    language_model_step_kernel(const __grid_constant__ LanguageModelStepParams<T> p) {
   extern __shared__ uint4 step_shared[];
-  LanguageModelStepBlock<T, H, kTokens>(p, reinterpret_cast<unsigned char*>(step_shared)).run();
+  LanguageModelStepBlock<T, kTokens>(p, reinterpret_cast<unsigned char*>(step_shared)).run();
 }
 
 }  // namespace detail
