@@ -288,7 +288,8 @@ void agreement(benchmark::State& bench) {
         difference += d * d;
         norm += static_cast<double>(theirs[i]) * static_cast<double>(theirs[i]);
       }
-      worst = std::max(worst, std::sqrt(difference / norm));
+      const double error = std::sqrt(difference / norm);
+      worst = std::isnan(error) ? HUGE_VAL : std::max(worst, error);
     }
   }
   for (auto _ : bench) {

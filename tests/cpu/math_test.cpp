@@ -10,6 +10,8 @@
 #include <string>
 #include <type_traits>
 
+#include "support/error.hpp"
+
 namespace {
 
 using ssm::detail::Vec;
@@ -57,13 +59,12 @@ Worst walk(Bits<T> stride, T limit, F function, G exact) {
         const long double error =
             std::abs(static_cast<long double>(out[i]) - static_cast<long double>(wanted));
         const long double ulps = error / ulp<T>(static_cast<long double>(wanted));
-        if (!(ulps <= worst.ulps)) {
-          worst.ulps = ulps;
-          worst.at = static_cast<long double>(in[i]);
-        }
+        const long double larger = ssm_test::larger_error(worst.ulps, ulps);
+        if (larger != worst.ulps) worst.at = static_cast<long double>(in[i]);
+        worst.ulps = larger;
         if (std::abs(wanted) >= static_cast<Wide>(std::numeric_limits<T>::min())) {
           const long double relative = error / static_cast<long double>(std::abs(wanted));
-          if (!(relative <= worst.relative)) worst.relative = relative;
+          worst.relative = ssm_test::larger_error(worst.relative, relative);
         }
       }
     }

@@ -1,6 +1,7 @@
 #include "cuda/device_target.hpp"
 #include "ops/scan_problem.hpp"
 #include "ssm/cuda/selective_scan.hpp"
+#include "support/error.hpp"
 
 // The configurations of the CUDA scan that the shared suite's small shapes do not reach by
 // themselves: every number of lanes, sequences in chunks, the wide copies of both layouts.
@@ -375,8 +376,7 @@ TYPED_TEST(ScanConfiguration, LongSequencesWithinTheErrorOfOneChunk) {
           norm += wanted * wanted;
         }
       }
-      const double error = std::sqrt(difference / norm);
-      if (!(error <= worst)) worst = error;
+      worst = larger_error(worst, std::sqrt(difference / norm));
     }
     std::printf("  %d chunks: worst error in %d tokens %.2g\n", chunks, static_cast<int>(kStretch),
                 worst);

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "ops/scan_problem.hpp"
+#include "support/error.hpp"
 
 // What the selective scan must do by theory, without an oracle: golden values of three tokens, mode
 // against mode, time invariance, the gate of Theorem 1, a million tokens.
@@ -157,8 +158,7 @@ TYPED_TEST_P(SelectiveScanLaws, ConstantCoefficientsAreAConvolution) {
       long double worst = 0;
       long double largest = 0;
       for (std::size_t t = 0; t < found.size(); ++t) {
-        const long double error = std::abs(to_real(found[t]) - wanted[t]);
-        worst = error <= worst ? worst : error;
+        worst = larger_error(worst, std::abs(to_real(found[t]) - wanted[t]));
         largest = std::max(largest, std::abs(wanted[t]));
       }
       EXPECT_LE(worst / largest, tolerance) << "mode " << static_cast<int>(mode);

@@ -25,6 +25,13 @@ long double to_real(const T& v) {
   return static_cast<long double>(ssm::widen(v));
 }
 
+// The larger of two errors; a NaN counts as infinite, so that no later error takes its place.
+template <class T>
+T larger_error(T worst, T error) {
+  if (std::isnan(error)) return std::numeric_limits<T>::infinity();
+  return error <= worst ? worst : error;
+}
+
 // The largest error of a set of numbers, each relative to a scale of its own: the sum of the
 // magnitudes of the terms it was summed from, which is what rounding is relative to. A NaN or an
 // infinity that was not wanted makes the error infinite.
@@ -38,11 +45,9 @@ class ErrorMeter {
     const long double difference = std::abs(found - wanted);
     ++count_;
     if (difference <= underflow_) return;
-    const long double error = difference / scale;
-    if (!(error <= worst_)) {
-      worst_ = std::isnan(error) ? std::numeric_limits<long double>::infinity() : error;
-      at_ = count_;
-    }
+    const long double worst = larger_error(worst_, difference / scale);
+    if (worst != worst_) at_ = count_;
+    worst_ = worst;
   }
 
   long double worst() const { return worst_; }

@@ -155,8 +155,8 @@ bool scan_coefficient_vectors(const SelectiveScanArgs<T>& a) noexcept {
 }
 
 // Nanoseconds per token that a multiprocessor takes for its share of `warps` warps: measured on an
-// H100 with bf16 and 16 states (bench/results). On another device, and with other states, what
-// counts is their ratios.
+// H100 with bf16 and 16 states. On another device, and with other states, what counts is their
+// ratios.
 inline double scan_token_time(int lanes, index_t warps, index_t multiprocessors) noexcept {
   constexpr double kTime[3][4] = {// 1 to 4 blocks of four warps
                                   {50, 65, 90, 119},

@@ -30,7 +30,7 @@ struct ScanConfig {
 };
 
 // The configuration that selective_scan chooses for these arguments on the current device with
-// cuda.workspace; reads shapes alone. The rule, measured on an H100 (bench/results):
+// cuda.workspace; reads shapes alone. The rule, measured on an H100:
 //
 //   path    tiled for a real float system with euler inputs, at most 256 states and B and C in the
 //           same groups of at least 8 channels; else general.
