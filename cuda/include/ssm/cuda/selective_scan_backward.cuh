@@ -2,6 +2,7 @@
 
 #include "ssm/cuda/detail/scan_backward_general.cuh"
 #include "ssm/cuda/detail/scan_backward_tile.cuh"
+#include "ssm/cuda/detail/scan_backward_whole.cuh"
 #include "ssm/cuda/selective_scan.cuh"
 #include "ssm/cuda/selective_scan_backward.hpp"
 
@@ -58,7 +59,9 @@ struct ScanBackwardCut {
 // % more. (One sequence of 5120 channels is 80 blocks, of which an H100 holds 264: uncut, they
 // leave most of it idle, and in four chunks a second wave would.) Pieces have 64 tokens at least:
 // as many as the four blocks of the forward sweep to a multiprocessor allow without a second wave.
-// Packed sequences, whose lengths the host does not know, are not cut.
+// Packed sequences, whose lengths the host does not know, are not cut; nor are those that fill the
+// device more than twice over: their forward sweep, which carries no gradient and has more warps,
+// is worth more than a full last wave.
 template <class Shape, class T>
 ScanBackwardCut scan_backward_cut(const SelectiveScanGradArgs<T>& a) noexcept {
   constexpr index_t kLeastChunk = 128;
@@ -77,7 +80,7 @@ ScanBackwardCut scan_backward_cut(const SelectiveScanGradArgs<T>& a) noexcept {
   const index_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
   const index_t longest = length / kLeastChunk;
   const index_t most = longest < kMost ? longest : kMost;
-  if (f.sequences.packed() || most <= 1 || blocks == 0 || blocks > processors * kMost) return cut;
+  if (f.sequences.packed() || most <= 1 || blocks == 0 || blocks >= 4 * processors) return cut;
   const auto cost = [&](index_t chunks) {
     const index_t chunk = part_length(length, chunks);
     const index_t waves = parts(blocks * parts(length, chunk), 2 * processors);
@@ -144,6 +147,13 @@ bool scan_backward_has_vectors(const SelectiveScanGradArgs<T>& a) noexcept {
          gradient(a.dz);
 }
 
+// Blocks of a shape's channels that a group takes.
+template <class Shape, class T>
+unsigned scan_blocks_per_group(const ScanTileParams<T>& p) noexcept {
+  return static_cast<unsigned>((p.group_channels + Shape::kBlockChannels - 1) /
+                               Shape::kBlockChannels);
+}
+
 template <class Shape, bool kVectors, class T>
 cudaError_t launch_scan_backward_tile(const Cuda& cuda, const ScanBackwardTileParams<T>& q,
                                       index_t rows) {
@@ -161,15 +171,21 @@ cudaError_t launch_scan_backward_tile(const Cuda& cuda, const ScanBackwardTilePa
     return cudaGetLastError();
   };
   if (q.pieces == 1) {
-    scan_backward_states_kernel<T, kLanes, kStates, false, kVectors>
-        <<<grid, Shape::kThreads, 0, cuda.stream>>>(q);
+    using Whole = ScanWholeShape<kLanes, kStates>;
+    ScanBackwardTileParams<T> whole = q;
+    whole.forward.blocks_per_group = scan_blocks_per_group<Whole>(p);
+    whole.forward.channel_blocks =
+        p.channel_blocks / p.blocks_per_group * whole.forward.blocks_per_group;
+    scan_backward_whole_kernel<T, kLanes, kStates, kVectors>
+        <<<static_cast<unsigned>(whole.forward.channel_blocks * rows), Whole::kThreads, 0,
+           cuda.stream>>>(whole);
     return backwards(scan_backward_tile_kernel<T, kLanes, kStates, false, kVectors>);
   }
   constexpr index_t kMostSequences = 65535;
   const dim3 carry(
       static_cast<unsigned>((p.channels + 127) / 128), static_cast<unsigned>(p.d_state),
       static_cast<unsigned>(p.sequences < kMostSequences ? p.sequences : kMostSequences));
-  scan_backward_states_kernel<T, kLanes, kStates, true, kVectors>
+  scan_backward_states_kernel<T, kLanes, kStates, kVectors>
       <<<grid* static_cast<unsigned>(q.chunk_pieces), Shape::kThreads, 0, cuda.stream>>>(q);
   scan_backward_carry_kernel<T><<<carry, 128, 0, cuda.stream>>>(q);
   return backwards(scan_backward_tile_kernel<T, kLanes, kStates, true, kVectors>);
@@ -209,10 +225,12 @@ Status run_scan_backward_tile(const Cuda& cuda, const SelectiveScanGradArgs<T>& 
     p.B_stride[1] = -p.B_stride[1];
     p.C_stride[1] = -p.C_stride[1];
   }
-  const index_t per_group = (p.group_channels + Shape::kBlockChannels - 1) / Shape::kBlockChannels;
+  const index_t per_group = scan_blocks_per_group<Shape>(p);
   const index_t channel_blocks = saturating_mul(f.B.extent(2), per_group);
   const index_t rows = saturating_mul(p.sequences, p.chunks);
-  const index_t blocks = saturating_mul(saturating_mul(channel_blocks, rows), q.chunk_pieces);
+  // The forward sweep has the most: those of pieces, or those of half as many channels.
+  const index_t blocks = saturating_mul(saturating_mul(channel_blocks, rows),
+                                        q.pieces == 1 ? index_t{2} : q.chunk_pieces);
   if (blocks > 0x7fffffff) {
     return Status::error(ErrorCode::size_overflow, op, "grid", static_cast<double>(blocks),
                          Relation::at_most, 0x7fffffff);

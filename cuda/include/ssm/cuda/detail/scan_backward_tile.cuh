@@ -25,7 +25,8 @@
 // G = sum_t P_t e_t C_t, what the piece adds to the gradient of the state that enters it.
 // scan_backward_carry_kernel turns these into the state that enters each piece and the gradient
 // that enters each chunk, and the backward sweep adds exp(A sum delta) times the former to the
-// tiles' states.
+// tiles' states. Sequences that are not cut have a forward sweep of their own
+// (scan_backward_whole.cuh).
 
 SSM_NAMESPACE_BEGIN
 namespace detail {
@@ -71,6 +72,9 @@ struct ScanBackwardShape {
   static constexpr int kTokens = kTile * kPairs / kThreads;  // of a thread's elements, of one pair
   static constexpr int kElements = 2 * kTokens;
   static_assert(kThreads % kPairs == 0 && kTokens >= 1, "a thread's elements are of one pair");
+  // Neighbouring threads take neighbouring channels.
+  __device__ __forceinline__ static int pair_of(int thread) { return thread % kPairs; }
+  __device__ __forceinline__ static int token_of(int thread) { return thread / kPairs * kTokens; }
 
   // Rows of delta, delta x, e and sums over states: a pair's tokens, two channels each. The padding
   // puts what eight lanes read or write at once in different banks; so does that between the sums
@@ -178,7 +182,7 @@ template <class Shape>
 struct ThreadElements {
   int pair, token0;
   __device__ __forceinline__ explicit ThreadElements(int thread)
-      : pair(thread % Shape::kPairs), token0(thread / Shape::kPairs * Shape::kTokens) {}
+      : pair(Shape::pair_of(thread)), token0(Shape::token_of(thread)) {}
 };
 
 // An array at the tile where a block stands, stepped from tile to tile. The address is the block's,
@@ -373,6 +377,14 @@ struct ScanCoefficients {
     B += tiles * Shape::kTile * B_stride[1];
     if (kArrays > 1) C += tiles * Shape::kTile * C_stride[1];
   }
+  // A state's tokens side by side.
+  __device__ __forceinline__ void store_rows(int thread, float* to) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const Place at(thread, i);
+      if (at.exists) to[Shape::coefficient_row(at.state) + at.token] = load_float(v[i]);
+    }
+  }
   // In every order of a lane's states.
   __device__ __forceinline__ void store(int thread, float* to) const {
     constexpr int kStates = Shape::kStates;
@@ -435,8 +447,8 @@ constexpr int scan_backward_bytes() {
   return static_cast<int>(kBytes);
 }
 
-// The shared memory of the forward sweep, twice: delta, delta x, e for the gradient, B, C for the
-// gradient; x, dt, dy and z as they come.
+// The shared memory of the forward sweep of pieces, twice: delta, delta x, e for the gradient, B, C
+// for the gradient; x, dt, dy and z as they come.
 template <class T, class Shape, bool kGradient, bool kVectors>
 struct ScanBackwardStates {
   static constexpr int kArrays = kGradient ? 2 : 1;
@@ -445,10 +457,10 @@ struct ScanBackwardStates {
   static constexpr std::size_t kBytes = 2 * (sizeof(float) * kHalf + sizeof(T) * Inputs::kRaw);
 };
 
-// The forward sweep. The next tile is prepared in the other half of the shared memory, so that
-// one barrier per tile is enough.
-// kGradient: also what the piece adds to the gradient of the state that enters it.
-template <class T, class Shape, bool kPieces, bool kGradient, bool kVectors>
+// The forward sweep of pieces. The next tile is prepared in the other half of the shared memory, so
+// that one barrier per tile is enough. kGradient: also what the piece adds to the gradient of the
+// state that enters it.
+template <class T, class Shape, bool kGradient, bool kVectors>
 __device__ __forceinline__ void scan_backward_states(const ScanBackwardTileParams<T>& q,
                                                      const ScanBackwardPlace& at, float4* memory) {
   using Layout = ScanBackwardStates<T, Shape, kGradient, kVectors>;
@@ -494,11 +506,7 @@ __device__ __forceinline__ void scan_backward_states(const ScanBackwardTileParam
       const index_t d = lane_d + c;
       A2[c][s] = h[c][s] = gradient[c][s] = 0.0f;
       product[c][s] = 1.0f;
-      if (c >= lane_channels || n >= p.d_state) continue;
-      A2[c][s] = scan_rate(p, d, n);
-      if (!kPieces && p.h0 != nullptr) {
-        h[c][s] = p.h0[at.sequence * p.h0_stride[0] + d * p.h0_stride[1] + n * p.h0_stride[2]];
-      }
+      if (c < lane_channels && n < p.d_state) A2[c][s] = scan_rate(p, d, n);
     }
   }
 
@@ -507,7 +515,7 @@ __device__ __forceinline__ void scan_backward_states(const ScanBackwardTileParam
   // The block's first channel; the lane's pair and states are a few words further.
   const index_t first_row = piece_row * (q.piece_length / kTile) * p.channels + at.channel0;
   float* state_to = q.tile_state + first_row * Shape::kPadded;
-  float* delta_to = kPieces ? q.tile_delta + first_row : nullptr;
+  float* delta_to = q.tile_delta + first_row;
   const int lane_state = (2 * lane_pair * Shape::kLanes + j) * kStates;
   const auto elements_of = [&] {
     const T* const x = scan_origin(at, p.x, p.x_stride, at.channel0, 0);
@@ -582,11 +590,11 @@ __device__ __forceinline__ void scan_backward_states(const ScanBackwardTileParam
     for (int c = 0; c < 2; ++c) {
       if (c < lane_channels) {
         store_vector(state_to + lane_state + c * Shape::kPadded, h[c]);
-        if (kPieces && j == 0) delta_to[2 * lane_pair + c] = delta_sum[c];
+        if (j == 0) delta_to[2 * lane_pair + c] = delta_sum[c];
       }
     }
     state_to += p.channels * Shape::kPadded;
-    if (kPieces) delta_to += p.channels;
+    delta_to += p.channels;
     const float* const s_delta = half(tile) + lane_pair * Shape::kPairRow;
     const float* const s_B = half(tile) + (1 + kArrays) * kRows + order_row;
     float tile_sum[2] = {};
@@ -606,7 +614,7 @@ __device__ __forceinline__ void scan_backward_states(const ScanBackwardTileParam
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           const int k = 2 * i + c;
-          if constexpr (kPieces) tile_sum[c] += delta.v[k];
+          tile_sum[c] += delta.v[k];
 #pragma unroll
           for (int s = 0; s < kStates; ++s) {
             const float a = exp2_fast(delta.v[k] * A2[c][s]);
@@ -619,48 +627,43 @@ __device__ __forceinline__ void scan_backward_states(const ScanBackwardTileParam
         }
       }
     }
-    if constexpr (kPieces) {
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const float term = tile_sum[c] - delta_rest[c];
-        const float sum = delta_sum[c] + term;
-        delta_rest[c] = (sum - delta_sum[c]) - term;
-        delta_sum[c] = sum;
-      }
+    for (int c = 0; c < 2; ++c) {
+      const float term = tile_sum[c] - delta_rest[c];
+      const float sum = delta_sum[c] + term;
+      delta_rest[c] = (sum - delta_sum[c]) - term;
+      delta_sum[c] = sum;
     }
     if (tile + 1 < tiles) prepare(tile + 1);
     if (!kVectors) fetch(tile + 2);
     fetch_coefficients(tile + 2);
   }
-  if constexpr (kPieces) {
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      if (c >= lane_channels) continue;
+  for (int c = 0; c < 2; ++c) {
+    if (c >= lane_channels) continue;
 #pragma unroll
-      for (int s = 0; s < kStates; ++s) {
-        const int n = state_of<Shape>(j, slot, s);
-        if (n >= p.d_state) continue;
-        const index_t to = (piece_row * p.d_state + n) * p.channels + lane_d + c;
-        q.piece_state[to] = h[c][s];
-        if (kGradient) q.piece_gradient[to] = gradient[c][s];
-      }
-      if (j == 0) q.piece_delta[piece_row * p.channels + lane_d + c] = delta_sum[c];
+    for (int s = 0; s < kStates; ++s) {
+      const int n = state_of<Shape>(j, slot, s);
+      if (n >= p.d_state) continue;
+      const index_t to = (piece_row * p.d_state + n) * p.channels + lane_d + c;
+      q.piece_state[to] = h[c][s];
+      if (kGradient) q.piece_gradient[to] = gradient[c][s];
     }
+    if (j == 0) q.piece_delta[piece_row * p.channels + lane_d + c] = delta_sum[c];
   }
 }
 
-template <class T, int kLanes, int kStates, bool kPieces, bool kVectors>
+template <class T, int kLanes, int kStates, bool kVectors>
 __global__ void __launch_bounds__(128, 4)
     scan_backward_states_kernel(const ScanBackwardTileParams<T> q) {
   using Shape = ScanBackwardShape<kLanes, kStates>;
-  __shared__ float4
-      memory[ScanBackwardStates<T, Shape, kPieces, kVectors>::kBytes / sizeof(float4)];
+  __shared__ float4 memory[ScanBackwardStates<T, Shape, true, kVectors>::kBytes / sizeof(float4)];
   const ScanBackwardPlace at = scan_backward_place<Shape>(q.forward, q.pieces, q.piece_length);
   // No gradient is carried out of the first chunk.
-  if (kPieces && at.chunk >= q.chunk_pieces) {
-    scan_backward_states<T, Shape, true, true, kVectors>(q, at, memory);
+  if (at.chunk >= q.chunk_pieces) {
+    scan_backward_states<T, Shape, true, kVectors>(q, at, memory);
   } else {
-    scan_backward_states<T, Shape, kPieces, false, kVectors>(q, at, memory);
+    scan_backward_states<T, Shape, false, kVectors>(q, at, memory);
   }
 }
 
