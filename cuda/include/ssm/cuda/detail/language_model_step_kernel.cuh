@@ -188,6 +188,7 @@ struct StepRange {
 template <class T, int kTokens>
 class LanguageModelStepBlock {
   static constexpr int kCount = Pack<T>::kCount;
+  static constexpr int kFloat = static_cast<int>(sizeof(float));
   // Channels of which a thread has kStepStates states in one row, at most.
   static constexpr int kScans = kTokens;
   static constexpr int kCopyWarps = step_copy_warps(kTokens);
@@ -206,7 +207,6 @@ class LanguageModelStepBlock {
         outputs_(StepRange::of_block(p_.d_model, p_.d_inner)),
         mixes_(StepRange::of_block(mixes(), p_.d_inner + p_.d_model)),
         words_(StepRange::of_block(p_.vocabulary, p_.d_inner + p_.d_model + mixes())),
-        parts_(kStepLayerParts * p_.layer_count + (p_.ends_in_head ? 1 : 0)),
         channel_(share_of(thread_, channels_.count)),
         mix_(share_of(thread_, mixes_.count)),
         output_(share_of(thread_, outputs_.count)) {
@@ -239,9 +239,8 @@ class LanguageModelStepBlock {
     prepare_convolution(layer(0));
     begin_residual();
 #pragma unroll 1
-    for (int i = 0; i < parts_; ++i) {
-      if (part_of(i) != kStepZ || p_.z_apart) run_part(i / kStepLayerParts, part_of(i));
-    }
+    for (int l = 0; l < p_.layer_count; ++l) run_layer(l);
+    if (p_.ends_in_head) run_head();
   }
 
  private:
@@ -258,10 +257,6 @@ class LanguageModelStepBlock {
     return reinterpret_cast<U*>(shared_ + offset);
   }
   __device__ const Layer& layer(int l) const { return at<const Layer>(at_.layers)[l]; }
-  // The part of a layer that is the i-th of all.
-  __device__ int part_of(int i) const {
-    return i < kStepLayerParts * p_.layer_count ? i % kStepLayerParts : kStepHead;
-  }
   __device__ index_t slot_of(int b) const {
     return p_.slots == nullptr ? b : p_.slots[b * p_.slots_stride];
   }
@@ -315,7 +310,8 @@ class LanguageModelStepBlock {
   // Where the copies for a warp are.
   struct Ahead {
     int warp;
-    int part = -1;        // counted through all layers
+    unsigned parts;  // of which the warp has rows, as bits
+    int layer = 0, part = -1;
     int copied = 0;       // the place of the ring that is next
     unsigned parity = 1;  // of the phase in which it was free, which has been at the start
     StreamPlace place;    // of the fours still to be copied
@@ -338,8 +334,7 @@ class LanguageModelStepBlock {
 #pragma unroll
     for (int i = 0; i < kStreams; ++i) {
       streams[i].warp = warp_ - threads_ / 32 + i * kCopyWarps;
-      streams[i].place.warp_fours = 0;
-      if (streams[i].warp < threads_ / 32) next_weight(streams[i]);
+      begin_stream(streams[i]);
     }
     bool more;
     do {
@@ -358,20 +353,32 @@ class LanguageModelStepBlock {
     } while (more);
     async_wait_all();
   }
-  // Goes on to the next weight of which the warp has rows, or to the end of the stream.
+  __device__ void begin_stream(Ahead& s) const {
+    s.parts = 0;
+    for (int part = 0; part < (p_.ends_in_head ? kStepParts : kStepLayerParts); ++part) {
+      if (place_of(part, s.warp).warp_fours > 0) s.parts |= 1u << part;
+    }
+    next_weight(s);
+  }
+  // Goes on to the next part of which the warp has rows; false at the end of the stream.
+  __device__ bool next_part(Ahead& s) const {
+    constexpr unsigned kOfLayer = (1u << kStepLayerParts) - 1;
+    const unsigned later = s.parts & ~0u << (s.part + 1);
+    unsigned next = later & kOfLayer;
+    if (next == 0 && ++s.layer < p_.layer_count) next = s.parts & kOfLayer;
+    if (next == 0) next = later;
+    s.part = __ffs(static_cast<int>(next)) - 1;
+    return next != 0;
+  }
+  // Goes on to the next weight, or to the end of the stream.
   __device__ void next_weight(Ahead& s) const {
-    do {
-      if (++s.part >= parts_) {
-        s.place.warp_fours = 0;
-        return;
-      }
-      s.place = place_of(part_of(s.part), s.warp);
-    } while (s.place.warp_fours == 0);
-    const int part = part_of(s.part);
+    s.place.warp_fours = 0;
+    if (!next_part(s)) return;
+    const int part = s.part;
+    s.place = place_of(part, s.warp);
     const StreamShape& shape = p_.shapes[part];
     const StepRange range = range_of(part);
-    const T* const weight =
-        part == kStepHead ? p_.head : weight_of(layer(s.part / kStepLayerParts), part);
+    const T* const weight = part == kStepHead ? p_.head : weight_of(layer(s.layer), part);
     s.weight = reinterpret_cast<const unsigned char*>(weight) + s.place.pack * 16;
     s.first_row = range.first;
     s.row_count = range.count;
@@ -438,78 +445,94 @@ class LanguageModelStepBlock {
     int pack_bytes, half_bytes, token_bytes;
   };
 
-  __device__ void run_part(int l, int part) {
-    const StreamShape shape = p_.shapes[part];
-    const StreamPlace place = place_of(part, warp_);
+  // The parts are code of their own, so that what differs between them costs no instructions.
+  __device__ void run_layer(int l) {
+    const Layer& here = layer(l);
     const unsigned tag = static_cast<unsigned>(p_.first_layer + l);
-    if (part == (p_.z_apart ? kStepZ : kStepX)) prepare_scan(layer(l));
-    if (part == kStepOut && l + 1 < p_.layer_count) prepare_convolution(layer(l + 1));
-    constexpr int kFloat = static_cast<int>(sizeof(float));
-    Vectors vectors{at<unsigned char>(at_.vectors), sizeof(T) == 4, 16, 0,
-                    p_.d_inner * static_cast<int>(sizeof(T))};
-    if (part == kStepIn || part == kStepZ || part == kStepHead) {
-      // For z the residual is still there.
-      if (part != kStepZ) {
-        receive_residual(part == kStepIn ? layer(l).norm_weight : p_.norm_f_weight, tag);
-      }
-      vectors.floats = true;
-      vectors.half_bytes = p_.d_model / 2 * kFloat;
-      vectors.token_bytes = p_.d_model * kFloat;
-      if (kCount == 4) vectors.half_bytes = 0;
-    } else if (part == kStepDt) {
-      float* const to = at<float>(at_.dt_BC);
-      p_.dt_BC.receive(
-          threads_, p_.batch * mixes(), tag + 1, [](int) { return 0; },
-          [&](int i, const typename TaggedWords<T>::Loaded& values, int) {
-#pragma unroll
-            for (int j = 0; j < TaggedWords<T>::kPerLoad; ++j) to[i + j] = values[j];
-          });
-      vectors = {at<unsigned char>(at_.dt_BC), true, kCount * kFloat, 16, mixes() * kFloat};
-    } else if (range_of(part).count > 0) {
-      T* const to = at<T>(at_.vectors);
-      const TaggedWords<T>& from = part == kStepX ? p_.x : p_.y;
-      from.receive(
-          threads_, p_.batch * p_.d_inner, tag + 1, [](int) { return 0; },
-          [&](int i, const typename TaggedWords<T>::Loaded& values, int) { values.store(to + i); });
+    receive_residual(here.norm_weight, tag);
+    sync_some(threads_);
+    multiply_rows<kStepIn>(normed());
+    finish_in(tag + 1);
+    prepare_scan(here);
+    if (p_.z_apart) {  // the residual is still there
+      multiply_rows<kStepZ>(normed());
+      finish_z(kStepZ, 0);
     }
-    // The sums of z have a place of their own while those of x are still read.
-    if (part != kStepZ) sync_some(threads_);
-    if (part == kStepDt && p_.dt_b_c_norm) norm_dt_b_c();
+    if (mixes_.count > 0) receive_rounded(p_.x, tag + 1);
+    sync_some(threads_);
+    multiply_rows<kStepX>(rounded());
+    finish_x(tag + 1);
 
-    // A layer's rows at once, the head's a few at a time.
-    const bool head = part == kStepHead;
-    const int all = head ? shape.groups(threads_ / 32) : 0;
-    const int fours = head ? StepShared<T>::head_rows(shape) / kStreamRows : shape.fours_a_group;
-    const int stride = (head ? all * fours : shape.fours) * kStreamRows;
-    float* sums = at<float>(sums_at(part));
-    bool odd = false;
+    receive_dt_b_c(tag + 1);
+    sync_some(threads_);
+    if (p_.dt_b_c_norm) norm_dt_b_c();
+    multiply_rows<kStepDt>(
+        {at<unsigned char>(at_.dt_BC), true, kCount * kFloat, 16, mixes() * kFloat});
+    finish_dt(tag + 1);
+    if (l + 1 < p_.layer_count) prepare_convolution(layer(l + 1));
+
+    if (outputs_.count > 0) receive_rounded(p_.y, tag + 1);
+    sync_some(threads_);
+    multiply_rows<kStepOut>(rounded());
+    finish_out(here, tag + 1);
+  }
+
+  // The head takes its rows a few at a time.
+  __device__ void run_head() {
+    const StreamShape& shape = p_.shapes[kStepHead];
+    const StreamPlace place = place_of(kStepHead, warp_);
+    receive_residual(p_.norm_f_weight, static_cast<unsigned>(p_.first_layer + p_.layer_count));
+    sync_some(threads_);
+    const int all = shape.groups(threads_ / 32);
+    const int fours = StepShared<T>::head_rows(shape) / kStreamRows;
+    const int stride = all * fours * kStreamRows;
+    float* sums = at<float>(at_.sums);
+    // The next ones have a place of their own while these are still read.
+    int other = shape.warps * stride * kTokens;
 #pragma unroll 1
     for (int four = 0; four < shape.fours_a_group; four += fours) {
-      const int first = head ? place.group * fours - four : place.first;
-      multiply(shape, place, vectors, four, four + fours,
-               sums + (place.warp * stride + first * kStreamRows) * kTokens);
+      multiply(shape, place, normed(), four, four + fours,
+               sums + (place.warp * stride + (place.group * fours - four) * kStreamRows) * kTokens);
       sync_some(threads_);
-      if (!head) break;
       finish_head(shape, sums, all, four, fours);
-      // The next ones have a place of their own while these are still read.
-      const int other = shape.warps * stride * kTokens;
-      sums += odd ? -other : other;
-      odd = !odd;
+      sums += other;
+      other = -other;
     }
-    switch (part) {
-      case kStepIn:
-        return finish_in(tag + 1);
-      case kStepZ:
-        return finish_z(kStepZ, 0);
-      case kStepX:
-        return finish_x(tag + 1);
-      case kStepDt:
-        return finish_dt(tag + 1);
-      case kStepOut:
-        return finish_out(layer(l), tag + 1);
-      default:
-        return;
-    }
+  }
+
+  // The residual as receive_residual leaves it, and x or y as receive_rounded does.
+  __device__ Vectors normed() const {
+    return {at<unsigned char>(at_.vectors), true, 16, kCount == 4 ? 0 : p_.d_model / 2 * kFloat,
+            p_.d_model * kFloat};
+  }
+  __device__ Vectors rounded() const {
+    return {at<unsigned char>(at_.vectors), sizeof(T) == 4, 16, 0,
+            p_.d_inner * static_cast<int>(sizeof(T))};
+  }
+  __device__ void receive_rounded(const TaggedWords<T>& from, unsigned tag) const {
+    T* const to = at<T>(at_.vectors);
+    from.receive(
+        threads_, p_.batch * p_.d_inner, tag, [](int) { return 0; },
+        [&](int i, const typename TaggedWords<T>::Loaded& values, int) { values.store(to + i); });
+  }
+  __device__ void receive_dt_b_c(unsigned tag) const {
+    float* const to = at<float>(at_.dt_BC);
+    p_.dt_BC.receive(
+        threads_, p_.batch * mixes(), tag, [](int) { return 0; },
+        [&](int i, const typename TaggedWords<T>::Loaded& values, int) {
+#pragma unroll
+          for (int j = 0; j < TaggedWords<T>::kPerLoad; ++j) to[i + j] = values[j];
+        });
+  }
+  // The sums of all of the block's rows of a part of a layer.
+  template <int kPart>
+  __device__ void multiply_rows(const Vectors& vectors) {
+    const StreamShape& shape = p_.shapes[kPart];
+    const StreamPlace place = place_of(kPart, warp_);
+    const int row = (place.warp * shape.fours + place.first) * kStreamRows;
+    multiply(shape, place, vectors, 0, shape.fours_a_group,
+             at<float>(sums_at(kPart)) + row * kTokens);
+    sync_some(threads_);
   }
 
   // The residual before a layer times the weight of its norm into shared memory, and the sums of
@@ -849,7 +872,6 @@ class LanguageModelStepBlock {
   unsigned char* const shared_;
   const int thread_, threads_, warp_;
   const StepRange channels_, outputs_, mixes_, words_;
-  const int parts_;
   const int channel_, mix_, output_;  // shares
   int scan_[kScans];
   int next_ = 0;  // place of the ring to be multiplied, and the parity of its phase
