@@ -140,6 +140,7 @@ struct LanguageModelStepPlan {
     };
     if (!shape(kStepZ, first.in_proj_weight, fours(channels))) return false;
     p.z_apart = p.gate && p.shapes[kStepZ].copies() >= kStepCopiesOfZ;
+    p.nap = step_nap(tokens, p.z_apart);
     const bool z_within = p.gate && !p.z_apart;
     if (!shape(kStepIn, first.in_proj_weight, fours(channels) * (z_within ? 2 : 1)) ||
         !shape(kStepX, first.x_proj_weight, fours(sums)) ||

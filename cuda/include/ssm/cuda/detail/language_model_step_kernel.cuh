@@ -1,8 +1,10 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "ssm/cuda/context.hpp"
+#include "ssm/cuda/detail/matrix_tile.cuh"
 #include "ssm/cuda/detail/shared_barrier.cuh"
 #include "ssm/cuda/detail/tagged_words.cuh"
 #include "ssm/cuda/detail/weight_stream.cuh"
@@ -48,9 +50,13 @@ constexpr int kStepMaxOlder = 3;  // d_conv - 1
 constexpr int kStepStates = 4;    // of a thread
 constexpr int kStepMaxStates = 32;
 constexpr int kStepMinDepth = 4;  // of the ring of copies
-// Groups of copies, of 2 KB, that a copying warp has on their way at once: as many as keep the
-// memory busy. More would only queue up, and what the blocks exchange would wait behind them.
-constexpr int kStepInFlight = 4;
+// Groups of copies, of 2 KB, that a block has on their way at once: as many as keep the memory
+// busy. More would only queue up, and what the blocks exchange would wait behind them.
+constexpr int kStepInFlight = 16;
+
+// Nanoseconds before a block looks for what others give: the best of those tried on an H100 at
+// d_model 768, and at 2048 and 2560, whose weights take longer to come.
+constexpr int step_nap(int tokens, bool z_apart) { return tokens == 4 ? 200 : z_apart ? 600 : 250; }
 
 // The parts of a layer, and what follows the last one.
 constexpr int kStepIn = 0, kStepZ = 1, kStepX = 2, kStepDt = 3, kStepOut = 4, kStepHead = 5;
@@ -154,6 +160,7 @@ struct LanguageModelStepParams {
   int first_layer, layer_count;
   int batch, d_model, d_inner, d_state, dt_rank, older, vocabulary;
   int state_lanes_log2;  // threads that share the states of a channel
+  int nap;               // nanoseconds: step_nap
   float inverse_d_model, norm_eps, norm_f_eps, dt_b_c_eps;
   bool gate, z_apart, dt_b_c_norm, ends_in_head;
   Extents<2> conv_stride;  // of the state: slot, age
@@ -185,9 +192,115 @@ struct StepRange {
   }
 };
 
+// The vectors of a product in shared memory: packs of T, or of floats, whose halves are half_bytes
+// apart.
+struct StepVectors {
+  const unsigned char* data;
+  bool floats;
+  int pack_bytes, half_bytes, token_bytes;
+};
+
+// What a lane multiplies: packs of kStreamRows rows with the packs of the vectors that stand at the
+// same columns. A sum r kTokens + b is that of row r and token b.
+template <class T, int kTokens, bool kOnTiles>
+class StepProducts {
+  static constexpr int kCount = Pack<T>::kCount;
+
+ public:
+  __device__ void fetch(const StepVectors& vectors, const unsigned char* at) {
+#pragma unroll
+    for (int b = 0; b < kTokens; ++b) {
+      const unsigned char* const from = at + b * vectors.token_bytes;
+      if (kCount == 8 && vectors.floats) {
+#pragma unroll
+        for (int h = 0; h < kCount / 4; ++h) {
+          const float4 v = *reinterpret_cast<const float4*>(from + h * vectors.half_bytes);
+          x_[b][4 * h] = v.x;
+          x_[b][4 * h + 1] = v.y;
+          x_[b][4 * h + 2] = v.z;
+          x_[b][4 * h + 3] = v.w;
+        }
+      } else {
+        Pack<T>{*reinterpret_cast<const uint4*>(from)}.widen(x_[b]);
+      }
+    }
+  }
+  __device__ void add(const Pack<T> (&packs)[kStreamRows]) {
+#pragma unroll
+    for (int r = 0; r < kStreamRows; ++r) {
+      float weight[kCount];
+      packs[r].widen(weight);
+#pragma unroll
+      for (int b = 0; b < kTokens; ++b) {
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) {
+          sum_[r * kTokens + b] = fmaf(weight[j], x_[b][j], sum_[r * kTokens + b]);
+        }
+      }
+    }
+  }
+  __device__ void get(float (&sum)[kStreamRows * kTokens]) const {
+#pragma unroll
+    for (int i = 0; i < kStreamRows * kTokens; ++i) sum[i] = sum_[i];
+  }
+
+ private:
+  float x_[kTokens][kCount];
+  float sum_[kStreamRows * kTokens] = {};
+};
+
+// The same on the tensor cores. Four neighbouring lanes, a group, have the row g of a tile (16 x
+// 16) of vectors, g + 8 too of a second token, and the column g of a tile of weights (16 x 8): of
+// the products of all groups with all, their own are on the diagonal.
+template <class T, int kTokens>
+class StepProducts<T, kTokens, true> {
+  static constexpr int kPairs = (kTokens + 1) / 2;
+
+ public:
+  __device__ void fetch(const StepVectors& vectors, const unsigned char* at) {
+#pragma unroll
+    for (int b = 0; b < kTokens; ++b) {
+      x_[b] = *reinterpret_cast<const uint4*>(at + b * vectors.token_bytes);
+    }
+  }
+  __device__ void add(const Pack<T> (&packs)[kStreamRows]) {
+#pragma unroll
+    for (int r = 0; r < kStreamRows; ++r) {
+      const uint4 w = packs[r].bits;
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {
+        const uint4 x = x_[2 * i];
+        const uint4 y = 2 * i + 1 < kTokens ? x_[2 * i + (kTokens > 1 ? 1 : 0)] : uint4{};
+        multiply_tile<T>(tiles_[r][i], {x.x, y.x, x.y, y.y}, {w.x, w.y});
+        multiply_tile<T>(tiles_[r][i], {x.z, y.z, x.w, y.w}, {w.z, w.w});
+      }
+    }
+  }
+  // A lane without an element of the diagonal has zeros.
+  __device__ void get(float (&sum)[kStreamRows * kTokens]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int at = lane / 4 - 2 * (lane % 4);
+#pragma unroll
+    for (int r = 0; r < kStreamRows; ++r) {
+#pragma unroll
+      for (int b = 0; b < kTokens; ++b) {
+        const float* const own = tiles_[r][b / 2] + b % 2 * 2;
+        sum[r * kTokens + b] = at == 0 ? own[0] : at == 1 ? own[1] : 0.0f;
+      }
+    }
+  }
+
+ private:
+  uint4 x_[kTokens];
+  float tiles_[kStreamRows][kPairs][4] = {};
+};
+
 template <class T, int kTokens>
 class LanguageModelStepBlock {
   static constexpr int kCount = Pack<T>::kCount;
+  // Products on the tensor cores, of vectors rounded to T, where there are rows enough. Before its
+  // scale, what is normed has the range of floats, which f16 has not.
+  static constexpr bool kOnTiles = std::is_same<T, bf16>::value && kTokens == 4;
   static constexpr int kFloat = static_cast<int>(sizeof(float));
   // Channels of which a thread has kStepStates states in one row, at most.
   static constexpr int kScans = kTokens;
@@ -248,6 +361,13 @@ class LanguageModelStepBlock {
   // negative: nothing.
   __device__ int share_of(int i, int count) const {
     return i < count * p_.batch ? i / count << 16 | i % count : -1;
+  }
+  // The row of element i of all rows' vectors of `count`.
+  static __device__ int row_at(int i, int count) {
+    int b = 0;
+#pragma unroll
+    for (int c = 1; c < kTokens; ++c) b += i >= c * count ? 1 : 0;
+    return b;
   }
   static __device__ int row_of(int share) { return share >> 16; }
   static __device__ int place_in(int share) { return share & 0xffff; }
@@ -409,7 +529,7 @@ class LanguageModelStepBlock {
     }
     landed(s.warp, s.copied).arrive_after_copies();
     async_commit();
-    async_wait<kStepInFlight>();
+    async_wait<kStepInFlight / kCopyWarps>();
     if (++s.copied == at_.depth) {
       s.copied = 0;
       s.parity ^= 1;
@@ -437,14 +557,6 @@ class LanguageModelStepBlock {
     return p_.embedding + p_.ids[b * p_.ids_stride] * p_.embedding_stride;
   }
 
-  // The vectors of a product in shared memory: packs of T, or of floats, whose halves are
-  // half_bytes apart.
-  struct Vectors {
-    const unsigned char* data;
-    bool floats;
-    int pack_bytes, half_bytes, token_bytes;
-  };
-
   // The parts are code of their own, so that what differs between them costs no instructions.
   __device__ void run_layer(int l) {
     const Layer& here = layer(l);
@@ -460,20 +572,19 @@ class LanguageModelStepBlock {
     }
     if (mixes_.count > 0) receive_rounded(p_.x, tag + 1);
     sync_some(threads_);
-    multiply_rows<kStepX>(rounded());
+    multiply_rows<kStepX>(rounded(p_.d_inner));
     finish_x(tag + 1);
 
     receive_dt_b_c(tag + 1);
     sync_some(threads_);
     if (p_.dt_b_c_norm) norm_dt_b_c();
-    multiply_rows<kStepDt>(
-        {at<unsigned char>(at_.dt_BC), true, kCount * kFloat, 16, mixes() * kFloat});
+    multiply_rows<kStepDt>(low_rank());
     finish_dt(tag + 1);
     if (l + 1 < p_.layer_count) prepare_convolution(layer(l + 1));
 
     if (outputs_.count > 0) receive_rounded(p_.y, tag + 1);
     sync_some(threads_);
-    multiply_rows<kStepOut>(rounded());
+    multiply_rows<kStepOut>(rounded(p_.d_inner));
     finish_out(here, tag + 1);
   }
 
@@ -501,32 +612,42 @@ class LanguageModelStepBlock {
   }
 
   // The residual as receive_residual leaves it, and x or y as receive_rounded does.
-  __device__ Vectors normed() const {
+  __device__ StepVectors normed() const {
+    if constexpr (kOnTiles) return rounded(p_.d_model);
     return {at<unsigned char>(at_.vectors), true, 16, kCount == 4 ? 0 : p_.d_model / 2 * kFloat,
             p_.d_model * kFloat};
   }
-  __device__ Vectors rounded() const {
+  __device__ StepVectors low_rank() const {
+    if constexpr (kOnTiles) return rounded(p_.dt_rank);
+    return {at<unsigned char>(at_.dt_BC), true, kCount * kFloat, 16, mixes() * kFloat};
+  }
+  __device__ StepVectors rounded(int count) const {
     return {at<unsigned char>(at_.vectors), sizeof(T) == 4, 16, 0,
-            p_.d_inner * static_cast<int>(sizeof(T))};
+            count * static_cast<int>(sizeof(T))};
   }
   __device__ void receive_rounded(const TaggedWords<T>& from, unsigned tag) const {
     T* const to = at<T>(at_.vectors);
     from.receive(
-        threads_, p_.batch * p_.d_inner, tag, [](int) { return 0; },
+        threads_, p_.batch * p_.d_inner, tag, p_.nap, [](int) { return 0; },
         [&](int i, const typename TaggedWords<T>::Loaded& values, int) { values.store(to + i); });
   }
   __device__ void receive_dt_b_c(unsigned tag) const {
     float* const to = at<float>(at_.dt_BC);
     p_.dt_BC.receive(
-        threads_, p_.batch * mixes(), tag, [](int) { return 0; },
+        threads_, p_.batch * mixes(), tag, p_.nap, [](int) { return 0; },
         [&](int i, const typename TaggedWords<T>::Loaded& values, int) {
 #pragma unroll
           for (int j = 0; j < TaggedWords<T>::kPerLoad; ++j) to[i + j] = values[j];
+          if constexpr (kOnTiles) {
+            const int b = row_at(i, mixes());
+            const int k = i - b * mixes();
+            if (k < p_.dt_rank) values.store(at<T>(at_.vectors) + b * p_.dt_rank + k);
+          }
         });
   }
   // The sums of all of the block's rows of a part of a layer.
   template <int kPart>
-  __device__ void multiply_rows(const Vectors& vectors) {
+  __device__ void multiply_rows(const StepVectors& vectors) {
     const StreamShape& shape = p_.shapes[kPart];
     const StreamPlace place = place_of(kPart, warp_);
     const int row = (place.warp * shape.fours + place.first) * kStreamRows;
@@ -541,16 +662,14 @@ class LanguageModelStepBlock {
     constexpr int kPerLoad = TaggedWords<float>::kPerLoad;
     float* const to = at<float>(at_.vectors);
     float squares[kTokens] = {};
-    // Element i of all rows is element i - b d_model of row b.
-    const auto batch_row = [&](int i) {
-      int b = 0;
-#pragma unroll
-      for (int c = 1; c < kTokens; ++c) b += i >= c * p_.d_model ? 1 : 0;
-      return b;
-    };
+    const auto batch_row = [&](int i) { return row_at(i, p_.d_model); };
     const auto put = [&](int i, float value, float w) {
       const int b = batch_row(i);
-      to[b * p_.d_model + gemv_slot<T>(i - b * p_.d_model, p_.d_model)] = value * w;
+      if constexpr (kOnTiles) {
+        at<T>(at_.vectors)[i] = store_as<T>(value * w);
+      } else {
+        to[b * p_.d_model + gemv_slot<T>(i - b * p_.d_model, p_.d_model)] = value * w;
+      }
 #pragma unroll
       for (int c = 0; c < kTokens; ++c) {
         if (kTokens == 1 || b == c) squares[c] = fmaf(value, value, squares[c]);
@@ -565,7 +684,7 @@ class LanguageModelStepBlock {
     } else {
       using Weights = Elements<T, kPerLoad>;
       p_.residual.receive(
-          threads_, p_.batch * p_.d_model, tag,
+          threads_, p_.batch * p_.d_model, tag, p_.nap,
           [&](int i) { return Weights::load(weight + i - batch_row(i) * p_.d_model); },
           [&](int i, const TaggedWords<float>::Loaded& values, const Weights& weights) {
 #pragma unroll
@@ -612,7 +731,7 @@ class LanguageModelStepBlock {
   // The fours [begin, end) of this lane's group. The sum of row r of its rows and token b goes to
   // sums[r kTokens + b].
   __device__ void multiply(const StreamShape& shape, const StreamPlace& place,
-                           const Vectors& vectors, int begin, int end, float* sums) {
+                           const StepVectors& vectors, int begin, int end, float* sums) {
     const int step = vectors.pack_bytes << shape.lanes_log2;
     const int lane_packs = shape.lane_packs;
     const int lanes_log2 = shape.lanes_log2;
@@ -621,46 +740,18 @@ class LanguageModelStepBlock {
     end = min(end, place.warp_fours);
 #pragma unroll 1
     for (int four = begin; four < end; ++four) {
-      float sum[kStreamRows * kTokens] = {};
+      StepProducts<T, kTokens, kOnTiles> products;
       const unsigned char* vector = first;
 #pragma unroll 1
       for (int u = 0; u < lane_packs; ++u, vector += step) {
         // Beyond the end of a row the weights are zero.
-        const unsigned char* const here = vector < last ? vector : last;
-        float x[kTokens][kCount];
-#pragma unroll
-        for (int b = 0; b < kTokens; ++b) {
-          const unsigned char* const from = here + b * vectors.token_bytes;
-          if (kCount == 8 && vectors.floats) {
-#pragma unroll
-            for (int h = 0; h < kCount / 4; ++h) {
-              const float4 v = *reinterpret_cast<const float4*>(from + h * vectors.half_bytes);
-              x[b][4 * h] = v.x;
-              x[b][4 * h + 1] = v.y;
-              x[b][4 * h + 2] = v.z;
-              x[b][4 * h + 3] = v.w;
-            }
-          } else {
-            Pack<T>{*reinterpret_cast<const uint4*>(from)}.widen(x[b]);
-          }
-        }
+        products.fetch(vectors, vector < last ? vector : last);
         while (!landed(warp_, next_).passed(parity_)) continue;
         const uint4* const from = ring(warp_, next_);
         Pack<T> packs[kStreamRows];
 #pragma unroll
         for (int r = 0; r < kStreamRows; ++r) packs[r].bits = from[r * 32];
-#pragma unroll
-        for (int r = 0; r < kStreamRows; ++r) {
-          float weight[kCount];
-          packs[r].widen(weight);
-#pragma unroll
-          for (int b = 0; b < kTokens; ++b) {
-#pragma unroll
-            for (int j = 0; j < kCount; ++j) {
-              sum[r * kTokens + b] = fmaf(weight[j], x[b][j], sum[r * kTokens + b]);
-            }
-          }
-        }
+        products.add(packs);
         __syncwarp();
         if (thread_ % 32 == 0) taken(warp_, next_).arrive();
         if (++next_ == at_.depth) {
@@ -668,6 +759,8 @@ class LanguageModelStepBlock {
           parity_ ^= 1;
         }
       }
+      float sum[kStreamRows * kTokens];
+      products.get(sum);
       sum_over_lanes(sum, lanes_log2, [&](int i, float value) {
         if (four < place.fours) sums[four * kStreamRows * kTokens + i] = value;
       });

@@ -92,20 +92,22 @@ struct TaggedWords {
 
   // Waits for the words [0, count), a multiple of kPerLoad, with the first `threads` threads of the
   // block. Each calls take(i, loaded, prepare(i)) for its part of them, prepare before it waits.
+  // They look for the words after `nap` nanoseconds: what all blocks ask for in vain stands in the
+  // way of the words themselves.
   template <class Prepare, class Take>
-  __device__ __forceinline__ void receive(int threads, int count, unsigned tag, Prepare&& prepare,
-                                          Take&& take) const {
+  __device__ __forceinline__ void receive(int threads, int count, unsigned tag, int nap,
+                                          Prepare&& prepare, Take&& take) const {
     if (count <= 2 * threads * kPerLoad) {
-      receive_ahead<2>(threads, count, tag, prepare, take);
+      receive_ahead<2>(threads, count, tag, nap, prepare, take);
     } else {
-      receive_ahead<4>(threads, count, tag, prepare, take);
+      receive_ahead<4>(threads, count, tag, nap, prepare, take);
     }
   }
 
  private:
   // kAhead loads of a thread are on their way at once.
   template <int kAhead, class Prepare, class Take>
-  __device__ __forceinline__ void receive_ahead(int threads, int count, unsigned tag,
+  __device__ __forceinline__ void receive_ahead(int threads, int count, unsigned tag, int nap,
                                                 Prepare&& prepare, Take&& take) const {
     const int step = threads * kPerLoad;
     for (int first = static_cast<int>(threadIdx.x) * kPerLoad; first < count;
@@ -119,6 +121,7 @@ struct TaggedWords {
       for (int a = 0; a < kAhead; ++a) {
         if (waiting[a]) prepared[a] = prepare(first + a * step);
       }
+      if (first < step) __nanosleep(static_cast<unsigned>(nap));
       bool again;
       do {
         again = false;

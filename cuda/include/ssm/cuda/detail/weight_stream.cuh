@@ -19,6 +19,7 @@ namespace detail {
 constexpr int kStreamRows = 4;
 constexpr int kStreamMaxWarps = 8;  // that multiply
 constexpr int kStreamMaxLanePacks = 64;
+constexpr int kStreamMinLanesLog2 = 2;  // a group of lanes on the tensor cores
 
 // How the blocks take one weight.
 struct StreamShape {
@@ -43,7 +44,8 @@ inline StreamShape plan_stream(int fours, int packs, std::size_t row_bytes,
                                int block_warps) noexcept {
   StreamShape best = {};
   for (int lane_packs = 1; lane_packs <= kStreamMaxLanePacks; ++lane_packs) {
-    StreamShape s = {fours, packs, lane_packs, 1, 0, 0, static_cast<unsigned>(row_bytes)};
+    StreamShape s = {
+        fours, packs, lane_packs, 1, kStreamMinLanesLog2, 0, static_cast<unsigned>(row_bytes)};
     while (s.lanes_log2 < 5 && (lane_packs << s.lanes_log2) < packs) ++s.lanes_log2;
     const int warp_packs = lane_packs << s.lanes_log2;
     s.warps = (packs + warp_packs - 1) / warp_packs;
