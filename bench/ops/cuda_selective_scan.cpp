@@ -1,5 +1,9 @@
 #include "ssm/cuda/selective_scan.hpp"
 
+#include <memory>
+#include <vector>
+
+#include "ssm/cuda/graph.cuh"
 #include "support/cuda.hpp"
 
 // The selective scan on a GPU (support/cuda.hpp: the inputs, and how calls are timed).
@@ -62,6 +66,36 @@ void decoding(benchmark::internal::Benchmark* b) {
   for (const int batch : {1, 64, 256}) b->Args({batch, 5120, 1});
 }
 BENCHMARK_TEMPLATE(scan, ssm::bf16)->Name("step/bf16")->Apply(decoding);
+
+// The same for eight layers, each with a state of its own, in one CUDA graph as decoding has them:
+// what launches cost is hidden behind the layers before. us/step is that of one layer.
+void steps(benchmark::State& state) {
+  constexpr int kLayers = 8;
+  std::vector<std::unique_ptr<ScanInputs<ssm::bf16>>> layers;
+  for (int i = 0; i < kLayers; ++i) {
+    layers.push_back(
+        std::make_unique<ScanInputs<ssm::bf16>>(state.range(0), state.range(1), state.range(2)));
+  }
+  Stream stream;
+  ssm::Cuda cuda;
+  cuda.stream = stream.get();
+  const auto call = [&] {
+    for (const auto& layer : layers) {
+      const ssm::Status status = ssm::selective_scan(cuda, layer->args);
+      if (!status) return status;
+    }
+    return ssm::Status::ok();
+  };
+  if (!call()) return state.SkipWithError("the scan was refused");  // loads code
+  ssm::CudaGraph graph;
+  if (!graph.record(cuda, call)) return state.SkipWithError("the graph was not recorded");
+  const double mean = stream.time(state, [&] { return graph.launch(cuda); });
+  const double moved =
+      2.0 * kLayers * sizeof(float) * static_cast<double>(layers[0]->args.h0.size());
+  state.counters["us/step"] = 1e6 * mean / kLayers;
+  state.counters["%memory"] = 100 * moved / peak_bandwidth() / mean;
+}
+BENCHMARK(steps)->Name("steps/bf16")->Apply(decoding);
 
 // Tokens contiguous, (B, D, L) in memory, in rows of even and of odd length.
 void row_lengths(benchmark::internal::Benchmark* b) {
