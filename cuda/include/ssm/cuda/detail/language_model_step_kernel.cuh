@@ -250,11 +250,11 @@ class StepProducts {
 };
 
 // The same on the tensor cores. Four neighbouring lanes, a group, have the row g of a tile (16 x
-// 16) of vectors, g + 8 too of a second token, and the column g of a tile of weights (16 x 8): of
+// 16) of vectors, g + 8 of a second token, and the column g of a tile of weights (16 x 8): of
 // the products of all groups with all, their own are on the diagonal.
 template <class T, int kTokens>
 class StepProducts<T, kTokens, true> {
-  static constexpr int kPairs = (kTokens + 1) / 2;
+  static_assert(kTokens % 2 == 0, "two tokens share a tile");
 
  public:
   __device__ void fetch(const StepVectors& vectors, const unsigned char* at) {
@@ -268,9 +268,8 @@ class StepProducts<T, kTokens, true> {
     for (int r = 0; r < kStreamRows; ++r) {
       const uint4 w = packs[r].bits;
 #pragma unroll
-      for (int i = 0; i < kPairs; ++i) {
-        const uint4 x = x_[2 * i];
-        const uint4 y = 2 * i + 1 < kTokens ? x_[2 * i + (kTokens > 1 ? 1 : 0)] : uint4{};
+      for (int i = 0; i < kTokens / 2; ++i) {
+        const uint4 x = x_[2 * i], y = x_[2 * i + 1];
         multiply_tile<T>(tiles_[r][i], {x.x, y.x, x.y, y.y}, {w.x, w.y});
         multiply_tile<T>(tiles_[r][i], {x.z, y.z, x.w, y.w}, {w.z, w.w});
       }
@@ -292,7 +291,7 @@ class StepProducts<T, kTokens, true> {
 
  private:
   uint4 x_[kTokens];
-  float tiles_[kStreamRows][kPairs][4] = {};
+  float tiles_[kStreamRows][kTokens / 2][4] = {};
 };
 
 template <class T, int kTokens>
@@ -662,9 +661,8 @@ class LanguageModelStepBlock {
     constexpr int kPerLoad = TaggedWords<float>::kPerLoad;
     float* const to = at<float>(at_.vectors);
     float squares[kTokens] = {};
-    const auto batch_row = [&](int i) { return row_at(i, p_.d_model); };
     const auto put = [&](int i, float value, float w) {
-      const int b = batch_row(i);
+      const int b = row_at(i, p_.d_model);
       if constexpr (kOnTiles) {
         at<T>(at_.vectors)[i] = store_as<T>(value * w);
       } else {
@@ -677,7 +675,7 @@ class LanguageModelStepBlock {
     };
     if (tag == 0) {
       for (int i = thread_; i < p_.batch * p_.d_model; i += threads_) {
-        const int b = batch_row(i);
+        const int b = row_at(i, p_.d_model);
         const int place = i - b * p_.d_model;
         put(i, load_float(embedding_of(b)[place]), load_float(weight[place]));
       }
@@ -685,7 +683,7 @@ class LanguageModelStepBlock {
       using Weights = Elements<T, kPerLoad>;
       p_.residual.receive(
           threads_, p_.batch * p_.d_model, tag, p_.nap,
-          [&](int i) { return Weights::load(weight + i - batch_row(i) * p_.d_model); },
+          [&](int i) { return Weights::load(weight + i - row_at(i, p_.d_model) * p_.d_model); },
           [&](int i, const TaggedWords<float>::Loaded& values, const Weights& weights) {
 #pragma unroll
             for (int j = 0; j < kPerLoad; ++j) put(i + j, values[j], weights[j]);

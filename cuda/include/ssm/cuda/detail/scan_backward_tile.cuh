@@ -429,6 +429,32 @@ __device__ __forceinline__ int pair_channels(const ScanBackwardPlace& at, int pa
   return left < 0 ? 0 : (left > 2 ? 2 : left);
 }
 
+// Of the thread's elements, from dt and x to delta, delta x and the slope d delta / d dt. The tile
+// begins at token `first` of `tokens`, beyond which delta is zero.
+template <class Shape>
+__device__ __forceinline__ void prepare_deltas(ThreadElements<Shape> of, const float (&bias)[2],
+                                               bool softplus, int first, int tokens,
+                                               float (&delta)[Shape::kElements],
+                                               float (&input)[Shape::kElements],
+                                               float (&slope)[Shape::kElements]) {
+#pragma unroll
+  for (int k = 0; k < Shape::kElements; ++k) {
+    delta[k] += bias[k % 2];
+    slope[k] = 1.0f;
+  }
+  if (softplus) {
+#pragma unroll
+    for (int k = 0; k < Shape::kElements; ++k) {
+      delta[k] = softplus_with_slope(delta[k], slope[k]);
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < Shape::kElements; ++k) {
+    if (first + of.token0 + k / 2 >= tokens) delta[k] = 0.0f;
+    input[k] *= delta[k];
+  }
+}
+
 // The block's first channel, or state 0 of its group for B and C, at token t of the chunk.
 template <class P, class Stride>
 __device__ __forceinline__ P* scan_origin(const ScanBackwardPlace& at, P* data,
@@ -542,23 +568,10 @@ __device__ __forceinline__ void scan_backward_states(const ScanBackwardTileParam
   };
   const auto prepare = [&](int tile) {
     float* const s_delta = half(tile) + element_row;
-    float delta[kElements], input[kElements];
+    float delta[kElements], input[kElements], slope[kElements];
     elements.widen(raw(tile), 1, mine, delta);
     elements.widen(raw(tile), 0, mine, input);
-#pragma unroll
-    for (int k = 0; k < kElements; ++k) delta[k] += bias[k % 2];
-    if (p.delta_softplus) {
-#pragma unroll
-      for (int k = 0; k < kElements; ++k) {
-        float slope;
-        delta[k] = softplus_with_slope(delta[k], slope);
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < kElements; ++k) {
-      if (tile * kTile + mine.token0 + k / 2 >= at.tokens) delta[k] = 0.0f;
-      input[k] *= delta[k];
-    }
+    prepare_deltas(mine, bias, p.delta_softplus, tile * kTile, at.tokens, delta, input, slope);
     store_vector(s_delta, delta);
     store_vector(s_delta + kRows, input);
     if constexpr (kGradient) {
@@ -889,20 +902,7 @@ __global__ void __launch_bounds__(128, 2)
     elements.widen(raw, 0, mine, input);
     elements.widen(raw, 2, mine, e);
     store_vector(s_x + kept, input);
-#pragma unroll
-    for (int k = 0; k < kElements; ++k) {
-      delta[k] += bias[k % 2];
-      slope[k] = 1.0f;
-    }
-    if (p.delta_softplus) {
-#pragma unroll
-      for (int k = 0; k < kElements; ++k) delta[k] = softplus_with_slope(delta[k], slope[k]);
-    }
-#pragma unroll
-    for (int k = 0; k < kElements; ++k) {
-      if (tile * kTile + mine.token0 + k / 2 >= at.tokens) delta[k] = 0.0f;
-      input[k] *= delta[k];
-    }
+    prepare_deltas(mine, bias, p.delta_softplus, tile * kTile, at.tokens, delta, input, slope);
     store_vector(s_slope + kept, slope);
     store_vector(s_delta + element_row, delta);
     store_vector(s_input + element_row, input);

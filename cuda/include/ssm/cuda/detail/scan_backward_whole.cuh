@@ -104,23 +104,10 @@ __global__ void __launch_bounds__(128, 6)
     if (tile < tiles) coefficients.load(tid, at.tokens - tile * kTile, p.d_state, 1);
   };
   const auto prepare = [&](int tile) {
-    float delta[kElements], input[kElements];
+    float delta[kElements], input[kElements], slope[kElements];
     elements.widen(raw(tile), 1, mine, delta);
     elements.widen(raw(tile), 0, mine, input);
-#pragma unroll
-    for (int k = 0; k < kElements; ++k) delta[k] += bias[k % 2];
-    if (p.delta_softplus) {
-#pragma unroll
-      for (int k = 0; k < kElements; ++k) {
-        float slope;
-        delta[k] = softplus_with_slope(delta[k], slope);
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < kElements; ++k) {
-      if (tile * kTile + mine.token0 + k / 2 >= at.tokens) delta[k] = 0.0f;
-      input[k] *= delta[k];
-    }
+    prepare_deltas(mine, bias, p.delta_softplus, tile * kTile, at.tokens, delta, input, slope);
     float* const s_delta = half(tile) + element_row;
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
